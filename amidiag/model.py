@@ -1,0 +1,281 @@
+"""The words of amidiag as plain, frozen data classes.
+
+This is the contract between the rooms and the source of the JSON that every command prints:
+`amidiag schema` is generated from these classes. Sizes are bytes, times are seconds, and what
+is not known is `None`, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA = "amidiag/1"
+
+VerdictKind = Literal["leak", "growing", "stable", "undecided"]
+Unit = Literal["fd", "thread", "byte"]
+Severity = Literal["error", "warning", "info"]
+Role = Literal["worker", "loader", "resource_tracker", "fork_server", "other"]
+
+
+class ExitCode:
+    """What `amidiag` tells its caller (DESIGN.md, "What a user does with it")."""
+
+    CLEAN = 0
+    FINDING = 1
+    USAGE = 2
+    CANNOT_OBSERVE = 3
+    UNDECIDED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process, never a bare PID: PIDs are reused, start ticks within one boot are not.
+
+    `start_ticks` is field 22 of `/proc/PID/stat` (proc_pid_stat(5)), in clock ticks since boot.
+    """
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCounts:
+    """Who holds the opposite end of this process's pipe (or socket) descriptors, counted by descriptor.
+
+    `nobody` is claimed only where every process of the machine could be read; otherwise an
+    unmatched end counts as `unknown`.
+    """
+
+    self: int = 0
+    tree: int = 0
+    other: int = 0
+    nobody: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FdTable:
+    """The open FDs of one process. `by_type` and `peers` are None where they were not read."""
+
+    open: int | None
+    soft_limit: int | None
+    hard_limit: int | None
+    by_type: Mapping[str, int] | None
+    peers: Mapping[str, PeerCounts] | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Resident memory of one process, in bytes (`/proc/PID/status`: VmRSS, RssAnon, RssFile, RssShmem)."""
+
+    rss: int | None
+    anonymous: int | None
+    file: int | None
+    shmem: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShmUse:
+    """Shared memory of one process, in bytes.
+
+    `rss` is what the kernel calls RssShmem; `held` counts every segment that is mapped or held
+    open by an FD, once each, by allocated blocks. `by_kind` splits `held`.
+    """
+
+    rss: int | None
+    held: int | None
+    by_kind: Mapping[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """How often the worker has done what, since it started.
+
+    A job counts once its first task has been taken; a poll is one `GET /jobs`.
+    """
+
+    polls: int = 0
+    jobs: int = 0
+    loaders: int = 0
+    batches: int = 0
+    images: int = 0
+    posts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """What the worker says of itself on its status page. `progress_age` is in seconds."""
+
+    state: str
+    progress_age: float | None
+    counters: Counters
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessObservation:
+    """One process at one instant."""
+
+    pid: int
+    start_ticks: int
+    started_at: str
+    name: str
+    role: Role
+    parent_pid: int | None
+    threads: int | None
+    fds: FdTable
+    memory: MemoryUse
+    shm: ShmUse
+    status: StatusView | None
+
+
+@dataclass(frozen=True, slots=True)
+class DevShm:
+    """`/dev/shm` as the target sees it, in bytes. `orphans` is None where they were not looked for."""
+
+    size: int | None
+    used: int | None
+    orphans: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeUse:
+    """What belongs to the whole tree, shared memory counted once by (device, inode)."""
+
+    shm_unique: int | None
+    shm_unique_is_lower_bound: bool | None
+    dev_shm: DevShm | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One tree at one instant: pure data, no judgement.
+
+    `at` is CLOCK_MONOTONIC, in seconds. `processes[0]` is the root of the tree.
+    """
+
+    host: str
+    boot_id: str
+    at: float
+    processes: tuple[ProcessObservation, ...]
+    tree: TreeUse
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a series allows to be said.
+
+    Attributes:
+        kind: `leak`, `growing` (rising, may still settle), `stable` (certified below a bound)
+            or `undecided`.
+        rate: growth per sample, in the unit of the series; None where no estimate is possible.
+        low, high: ends of the interval of `rate` at `confidence`.
+        upper_bound: one-sided bound of the growth per sample that `stable` certifies.
+        samples_needed: with `undecided` and `growing`, how many further samples are needed.
+        evidence: the figures behind it, and what would refute it, for people.
+    """
+
+    kind: VerdictKind
+    unit: Unit
+    samples: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    upper_bound: float | None
+    samples_needed: int | None
+    confidence: float = 0.95
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Growth per one step of a counter, or per second, with its interval."""
+
+    per: str
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Exhaustion:
+    """When a limit is reached if growth goes on as measured, in seconds from the last sample."""
+
+    limit: str
+    in_seconds: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport:
+    """The judgement of one resource of one process over time or over counters."""
+
+    pid: int | None
+    resource: str
+    verdict: VerdictKind
+    driver: str | None
+    cycles: int
+    rate: Rate | None
+    upper_bound: float | None
+    samples_needed: int | None
+    exhausts: Exhaustion | None
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """How many open resources came from one stack (`file:line function`, innermost last)."""
+
+    count: int
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mitigation:
+    """A setting and its new value. `proven` is None where no experiment was made."""
+
+    dialect: str
+    setting: str
+    value: str
+    why: str
+    costs: str
+    proven: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict or a state with a cause, its evidence and what to do about it."""
+
+    code: str
+    title: str
+    severity: Severity
+    pid: int | None
+    resource: str | None
+    cause: str
+    evidence: tuple[str, ...] = ()
+    call_sites: tuple[CallSite, ...] = ()
+    mitigations: tuple[Mitigation, ...] = ()
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every command's `--json` prints, one object on standard output and nothing else there."""
+
+    command: str
+    generated_at: str
+    host: str
+    exit_code: int
+    processes: tuple[ProcessObservation, ...] = ()
+    tree: TreeUse | None = None
+    series: tuple[SeriesReport, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    schema: str = SCHEMA
