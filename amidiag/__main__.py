@@ -1,0 +1,5 @@
+"""`python -m amidiag` is `amidiag`."""
+
+from amidiag.cli.main import run
+
+run()

@@ -1,0 +1,17 @@
+"""`amidiag schema`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+NAME = "schema"
+EXAMPLES = "Example: amidiag schema > amidiag.schema.json"
+
+
+def command() -> int:
+    """Print the JSON Schema that every command's --json output satisfies."""
+    from amidiag.report.json_schema import schema
+
+    sys.stdout.write(json.dumps(schema(), indent=1) + "\n")
+    return 0

@@ -1,0 +1,60 @@
+"""`amidiag soak`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amidiag.cli.door import Json, err, out, print_json
+
+NAME = "soak"
+EXAMPLES = """\b
+Examples:
+  amidiag soak quickstart                      a leak, and its end, in about two minutes
+  amidiag soak issue-145-empty-polls --json    for a program
+  amidiag soak ./my-recipe.toml --seed 7       your own recipe, another load
+  amidiag soak quickstart --write-env .env     the settings that were found, into .env
+Exit codes: 0 as the recipe expects, or nothing found; 1 a finding; 2 broken recipe; 3 the worker did not run; 4 undecided."""
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe by name or by path; `list` names the shipped ones.")
+    ],
+    seed: Annotated[int | None, typer.Option(min=0, help="Another load than the recipe's own.")] = None,
+    cycles: Annotated[int | None, typer.Option(min=1, help="At most so many polls per arm.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the worker's logs in this directory.")] = None,
+    write_env: Annotated[
+        Path | None, typer.Option("--write-env", help="Write the settings of the mitigations into this file.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run a real worker against an embedded Antenna server at compressed time, and judge what grows."""
+    from amidiag.cli.soaking import run_recipe, soak_envelope
+    from amidiag.report.soak_report import soak_report
+    from amidiag.soak.recipe import shipped
+
+    if recipe == "list":
+        out().print("\n".join(shipped()))
+        return 0
+    result = run_recipe(recipe, seed, cycles, keep)
+    report = soak_envelope(NAME, result, result.exit_code)
+    if as_json:
+        print_json(report)
+    else:
+        for part in soak_report(result):
+            out().print(part)
+    if write_env is not None:
+        _write(write_env, report.findings)
+    return result.exit_code
+
+
+def _write(path: Path, findings: tuple[object, ...]) -> None:
+    from amidiag.diagnosis.envfile import write_mitigations
+    from amidiag.model import Finding
+
+    written = write_mitigations(path, [f for f in findings if isinstance(f, Finding)])
+    lines = ", ".join(f"{name}={value}" for name, value in written.items()) or "nothing: no setting was found"
+    err().print(f"{path}: {lines}")

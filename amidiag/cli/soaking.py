@@ -1,0 +1,124 @@
+"""Running a recipe from the command line: progress on standard error, errors as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from amidiag.cli.door import CommandError, envelope, err
+from amidiag.model import Envelope, ExitCode
+from amidiag.soak.arm import Listener, Progress
+from amidiag.soak.experiment import ArmResult, Result, run
+from amidiag.soak.program import ProgramError
+from amidiag.soak.recipe import Recipe, RecipeError, load
+
+_LINE_EVERY = 50
+
+
+def run_recipe(name: str, seed: int | None, cycles: int | None, keep: Path | None) -> Result:
+    """Load and run a recipe, showing progress.
+
+    Raises:
+        CommandError: a broken recipe (exit code 2), or a worker that does not run (3).
+    """
+    try:
+        recipe = load(name)
+        if cycles is not None:
+            recipe = replace(recipe, load=replace(recipe.load, cycles=cycles))
+        with _progress(recipe) as listener:
+            return run(recipe, seed, keep, listener)
+    except RecipeError as e:
+        raise CommandError(str(e), ExitCode.USAGE) from e
+    except ProgramError as e:
+        raise CommandError(str(e), ExitCode.CANNOT_OBSERVE) from e
+    except ImportError as e:
+        raise CommandError(
+            f"soak needs {e.name}, which is not installed: pip install 'amidiag[worker,soak]'", ExitCode.USAGE
+        ) from e
+
+
+@contextmanager
+def _progress(recipe: Recipe) -> Iterator[Listener]:
+    console = err()
+    console.print(f"{recipe.name}: {recipe.title}", style="bold")
+    if not console.is_terminal:
+        yield _lines
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TextColumn("{task.fields[now]}"), console=console, transient=True) as bars:
+        tasks: dict[tuple[str, str], Any] = {}
+
+        def show(at: Progress) -> None:
+            key = (at.arm, at.phase)
+            if key not in tasks:
+                tasks[key] = bars.add_task(f"{at.arm}: {at.phase}", total=at.cycles, now="")
+            bars.update(
+                tasks[key], completed=at.cycle, now=f"{at.resource} {at.value:.0f}" if at.value else ""
+            )
+
+        yield show
+
+
+def _lines(at: Progress) -> None:
+    if at.cycle % _LINE_EVERY == 0:
+        value = f", {at.resource} {at.value:.0f}" if at.value else ""
+        err().print(f"  {at.arm}: {at.phase} {at.cycle} of at most {at.cycles}{value}")
+
+
+def soak_envelope(command: str, result: Result, exit_code: int, **data: Any) -> Envelope:
+    """The JSON of a soak: `series` and `findings` of all arms, each arm's own part in `data.arms`."""
+    last = next((a.outcome.recording.last for a in reversed(result.arms) if a.outcome.recording.last), None)
+    notes = dict.fromkeys(
+        n for a in result.arms if a.outcome.recording.last for n in a.outcome.recording.last.notes
+    )
+    return envelope(
+        command,
+        exit_code,
+        processes=result.process,
+        tree=last.tree if last else None,
+        series=tuple(s for arm in result.arms for s in arm.series),
+        findings=tuple(f for arm in result.arms for f in arm.findings),
+        data={
+            "recipe": result.recipe.name,
+            "seed": result.seed,
+            "answers": " ".join(result.recipe.answers.split()) or None,
+            "arms": [_arm(arm) for arm in result.arms],
+            **data,
+        },
+        notes=tuple(notes),
+    )
+
+
+def _arm(arm: ArmResult) -> dict[str, Any]:
+    outcome = arm.outcome
+    last = outcome.recording.last
+    status = last.processes[0].status if last else None
+    return {
+        "name": outcome.arm.name,
+        "pid": last.processes[0].pid if last else None,
+        "verdict": outcome.verdict.kind,
+        "expected": outcome.arm.expect,
+        "shown": arm.shown,
+        "cycles": max(0, outcome.recording.observations - 1),
+        "seconds": outcome.seconds,
+        "time_compression": arm.compression,
+        "certificate": outcome.certificate,
+        "counters": status.counters if status else None,
+        "faults": outcome.faults,
+        "settings": outcome.settings,
+        "answered": asdict(outcome.answers),
+        "series": [
+            {"resource": r, "values": outcome.recording.values(r)} for r in _kept(outcome.recording.resources)
+        ],
+        "worker_exit_status": outcome.exit_status,
+    }
+
+
+def _kept(resources: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(r for r in resources if r.count(".") < 2 or r.endswith(".nobody"))

@@ -1,0 +1,35 @@
+"""What a diagnosis is made from: one tree, its judged series, and what is known of the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from amidiag.model import ProcessObservation, SeriesReport
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Evidence for one worker.
+
+    `settings` are the worker's effective settings as it publishes them, `simulated` says in words
+    which faults a soak had armed.
+    """
+
+    process: ProcessObservation
+    series: tuple[SeriesReport, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    simulated: Mapping[str, str] = field(default_factory=dict)
+
+    def drifting(self, resource: str) -> SeriesReport | None:
+        """The series of `resource` if it leaks or grows."""
+        for series in self.series:
+            if series.resource == resource and series.verdict in ("leak", "growing"):
+                return series
+        return None
+
+    def setting(self, name: str) -> str | None:
+        """The effective value of a setting as text, lower case; None where the worker does not say."""
+        value = self.settings.get(name)
+        return None if value is None else str(value).lower()
