@@ -1,4 +1,4 @@
-"""Trap images from a seed, with the truth of what was planted in them. Needs numpy and Pillow (extra `soak`)."""
+"""Trap images from a seed, with the truth of what was planted in them: numpy and Pillow (extra `soak`)."""
 
 from amidiag.soak.traps.render import render
 from amidiag.soak.traps.spec import (

@@ -1,4 +1,4 @@
-"""The planted species: how each looks from above, with the variation within a species drawn from the generator."""
+"""The planted species: how each looks from above, and how individuals of one species differ."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-
+from amidiag.soak.traps.fields import Rng
 from amidiag.soak.traps.sketch import Colour, Point, Sketch, mirror, oval, smooth
-
-Rng = np.random.Generator
 
 
 def draw(species: str, rng: Rng) -> Sketch:

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from amidiag.soak.traps import backgrounds
+from amidiag.soak.traps import distractors
 from amidiag.soak.traps.broken import spoil
+from amidiag.soak.traps.cloth import cloth, grain
+from amidiag.soak.traps.fields import Field, Pixels, Rng
 from amidiag.soak.traps.insects import draw
+from amidiag.soak.traps.light import light
 from amidiag.soak.traps.sketch import Tile, paint
 from amidiag.soak.traps.spec import BACKGROUNDS, KIND_OF_SPECIES, LIGHTS, PlantedInsect, TrapImage, TrapSpec
-
-Pixels = NDArray[np.uint8]
-Field = NDArray[np.float32]
 
 _COARSE = 1024  # cells on the long side of the grid that the sheet is drawn on
 _SMALLEST = 24.0  # pixels: the length under which an insect is no longer one
@@ -47,31 +47,29 @@ def paint_scene(spec: TrapSpec) -> tuple[Pixels, tuple[PlantedInsect, ...]]:
     family = spec.background or str(choice.choice(BACKGROUNDS))
     lamp = spec.light or str(choice.choice(LIGHTS))
     noise = float(choice.uniform(1.5, 4.0)) * (1.6 if lamp == "dusk" else 1.0)
-    tile = backgrounds.grain(family, sheet_rng, noise)
+    tile = grain(family, sheet_rng, noise)
     # Kept free at both ends of the range, so that the noise can be added as bytes without overflow.
     reserve = int(np.abs(tile.astype(np.int16)).max())
 
     step = max(1, -(-max(spec.width, spec.height) // _COARSE))
     rows, columns = -(-spec.height // step), -(-spec.width // step)
-    sheet = backgrounds.cloth(family, sheet_rng, rows, columns)
+    sheet = cloth(family, sheet_rng, rows, columns)
     if spec.distractors:
-        backgrounds.stain(sheet, sheet_rng)
-    lit = backgrounds.light(lamp, sheet_rng, rows, columns)
+        distractors.stain(sheet, sheet_rng)
+    lit = light(lamp, sheet_rng, rows, columns)
     sheet *= lit
     coarse = Image.fromarray(_bytes(sheet, reserve))
     pixels: Pixels = np.array(
         coarse.resize((spec.width, spec.height), Image.Resampling.BILINEAR) if step > 1 else coarse
     )
     if spec.distractors:
-        _scatter_dust(pixels, dust_rng, reserve)
+        distractors.litter(pixels, dust_rng, reserve)
     insects = _plant(pixels, lit, spec, insect_rng, reserve)
     _add_grain(pixels, tile)
     return pixels, insects
 
 
-def _plant(
-    pixels: Pixels, lit: Field, spec: TrapSpec, rng: np.random.Generator, reserve: int
-) -> tuple[PlantedInsect, ...]:
+def _plant(pixels: Pixels, lit: Field, spec: TrapSpec, rng: Rng, reserve: int) -> tuple[PlantedInsect, ...]:
     """Draw insects onto `pixels` where there is room, and say where they are."""
     height, width = pixels.shape[:2]
     short = min(height, width)
@@ -104,9 +102,9 @@ def _free_place(
     taken: list[tuple[float, float, float, float]],
     width: int,
     height: int,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> tuple[int, int] | None:
-    """A top left corner where `tile` lies inside the image and clear of the `taken` boxes, or None after 40 tries."""
+    """A top left corner where `tile` lies inside the image, clear of `taken`; None after 40 tries."""
     h, w = tile.opacity.shape
     if w + 4 > width or h + 4 > height:
         return None
@@ -121,25 +119,8 @@ def _free_place(
     return None
 
 
-def _scatter_dust(pixels: Pixels, rng: np.random.Generator, reserve: int) -> None:
-    """Specks of at most a sixth of the smallest insect."""
-    height, width = pixels.shape[:2]
-    largest = max(1.0, 0.0025 * min(height, width))
-    for _ in range(int(rng.integers(0, 50))):
-        r = float(rng.uniform(0.5, largest))
-        y, x = float(rng.uniform(0, height)), float(rng.uniform(0, width))
-        reach = int(r + 1)
-        top, left = max(int(y) - reach, 0), max(int(x) - reach, 0)
-        region = pixels[top : int(y) + reach + 1, left : int(x) + reach + 1]
-        i, j = np.mgrid[top : top + region.shape[0], left : left + region.shape[1]]
-        inside = np.clip(r + 0.5 - np.hypot(i - y, j - x), 0, 1)[:, :, None]
-        region[:] = np.clip(region * (1 - inside * rng.uniform(0.3, 0.7)), reserve, 255 - reserve).astype(
-            np.uint8
-        )
-
-
 def _add_grain(pixels: Pixels, tile: NDArray[np.int8]) -> None:
-    """Add the repeating `tile` in place; unsigned wrap-around is signed addition, and `reserve` rules out overflow."""
+    """Add the repeating `tile` in place: unsigned wrap-around is signed addition, `reserve` rules out overflow."""
     side = tile.shape[0]
     signed = tile.view(np.uint8)
     for y in range(0, pixels.shape[0], side):
@@ -149,7 +130,8 @@ def _add_grain(pixels: Pixels, tile: NDArray[np.int8]) -> None:
 
 
 def _bytes(field: Field, reserve: int) -> Pixels:
-    return np.clip(field * np.float32(255), reserve, 255 - reserve).astype(np.uint8)
+    levels: Pixels = np.clip(field * np.float32(255), reserve, 255 - reserve).astype(np.uint8)
+    return levels
 
 
 def _encode(pixels: Pixels, spec: TrapSpec) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ def score(
 
 
 def kind_of(detection: Mapping[str, Any]) -> Kind | None:
-    """The kind that a detection claims: of its terminal classification, else of its first; None if it names neither."""
+    """The kind that a detection claims: of its terminal classification, else of its first; else None."""
     classifications = detection.get("classifications") or ()
     terminal = [c for c in classifications if c.get("terminal")]
     for classification in (*terminal, *classifications):
@@ -84,7 +85,10 @@ def iou(a: Box, b: Box) -> float:
 
 def _box(detection: Mapping[str, Any]) -> Box:
     bbox = detection["bbox"]
-    return (float(bbox["x1"]), float(bbox["y1"]), float(bbox["x2"]), float(bbox["y2"]))
+    box = (float(bbox["x1"]), float(bbox["y1"]), float(bbox["x2"]), float(bbox["y2"]))
+    if not all(math.isfinite(value) for value in box):
+        raise ValueError(f"bbox {box} is not finite")
+    return box
 
 
 def _match(truth: Sequence[Box], found: Sequence[Box], wanted: float) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from PIL import Image, ImageChops, ImageDraw
 Point = tuple[float, float]
 Colour = tuple[float, float, float]  # reflectance, 0 to 1
 
-# Below this opacity a pixel of the tile cannot be told from the cloth: it is dropped, so that the box is exact.
+# Below this opacity a pixel cannot be told from the cloth: it is dropped, so that the box is exact.
 _FAINT = 0.12
 
 
@@ -35,7 +36,7 @@ class Sketch:
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour) -> None:
         """A line of constant width (leg, antenna), as one thin box per segment."""
-        for (x1, y1), (x2, y2) in zip(points, points[1:], strict=False):
+        for (x1, y1), (x2, y2) in itertools.pairwise(points):
             length = math.hypot(x2 - x1, y2 - y1) or 1.0
             dx, dy = (y2 - y1) / length * width / 2, -(x2 - x1) / length * width / 2
             self.polygon(
@@ -45,7 +46,7 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An insect as pixels: `colour` (h, w, 3) reflectance, `opacity` (h, w), both float32 in 0 to 1, trimmed tight."""
+    """An insect as pixels, trimmed tight: `colour` (h, w, 3) as reflectance, `opacity` (h, w), both 0 to 1."""
 
     colour: NDArray[np.float32]
     opacity: NDArray[np.float32]

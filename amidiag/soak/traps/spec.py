@@ -103,7 +103,7 @@ class TrapSpec:
 
 @dataclass(frozen=True, slots=True)
 class PlantedInsect:
-    """One insect of the truth; `bbox` is (x1, y1, x2, y2) in pixels, tight around wings, body, legs and antennae."""
+    """One insect of the truth; `bbox` is (x1, y1, x2, y2) in pixels, tight around wings, legs, antennae."""
 
     kind: Kind
     species: str
@@ -149,7 +149,9 @@ def load_mix(
     lights: tuple[str, ...] = LIGHTS,
     insects: tuple[int, int] = (0, 12),
 ) -> tuple[TrapSpec, ...]:
-    """`count` specs of mixed sizes, formats and backgrounds, `broken_share` of them broken in turn of `BROKEN_KINDS`.
+    """`count` specs of mixed sizes, formats, backgrounds and light.
+
+    `broken_share` of them are broken, in turn of `BROKEN_KINDS`.
 
     Raises:
         ValueError: no size fits `max_side` (in pixels; at least 640).
