@@ -1,0 +1,209 @@
+"""The words of the embedded Antenna server: what a controller tells it and what it tells back.
+
+Times are seconds, sizes are bytes. Everything here is plain data; `codec` turns it into JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from amidiag.soak.traps import TrapSpec
+
+Route = Literal["jobs", "tasks", "result", "projects", "pipelines", "images"]
+FaultKind = Literal["503", "401", "404", "slow", "cut", "down"]
+Result = dict[str, Any]
+"""`R` of ANTENNA_API.md: a pipeline's result, or `{"error": text, "image_id": id or null}`."""
+
+ROUTES: tuple[Route, ...] = get_args(Route)
+_DEFAULT_ROUTES: dict[FaultKind, tuple[Route, ...]] = {
+    "503": ("jobs", "tasks", "result"),
+    "401": ("jobs", "tasks", "result", "projects", "pipelines"),
+    "404": ("images",),
+    "slow": ("images",),
+    "cut": ("images",),
+    "down": (),
+}
+
+
+class AntennaServerError(RuntimeError):
+    """The embedded server could not be started, has died, or refused what it was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """How the queue behaves. Defaults are those of the real server (ANTENNA_API.md).
+
+    `seed` fixes the shuffling of jobs and the faults that come with a probability. Raises
+    ValueError where a value makes no sense.
+    """
+
+    token: str = field(repr=False)
+    visibility_timeout_s: float = 30.0
+    max_deliver: int = 2
+    seed: int = 0
+    projects: tuple[str, ...] = ("amidiag soak",)
+    image_cache_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not self.token or not self.token.isascii() or self.token.split() != [self.token]:
+            raise ValueError("token: some ASCII text without blanks is wanted")
+        if not self.visibility_timeout_s > 0:
+            raise ValueError(f"visibility_timeout_s: must be over 0, not {self.visibility_timeout_s}")
+        if self.max_deliver < 1:
+            raise ValueError(f"max_deliver: must be 1 or more, not {self.max_deliver}")
+        if self.image_cache_bytes < 0:
+            raise ValueError(f"image_cache_bytes: must be 0 or more, not {self.image_cache_bytes}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """A trap image, with what goes wrong each time that it is downloaded.
+
+    `missing` answers 404, `cut` ends the connection in the middle of the body, `slow_s` spreads
+    the body over so many seconds. Faults inside the file are the `TrapSpec`'s own (`broken`).
+    """
+
+    trap: TrapSpec
+    missing: bool = False
+    cut: bool = False
+    slow_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job: one task per image. Without images it has no task and is complete from the start.
+
+    `list_always` keeps it in `GET /jobs` when it is complete: a job that is listed though it has
+    nothing to hand out (the state of ami-data-companion issue #145).
+    """
+
+    pipeline: str
+    images: tuple[TrapSpec | ImageSpec, ...] = ()
+    list_always: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.pipeline:
+            raise ValueError("pipeline: a slug is wanted")
+
+
+@dataclass(frozen=True, slots=True)
+class FaultSpec:
+    """Something that goes wrong on purpose.
+
+    | kind | what the worker meets | default `on` |
+    | --- | --- | --- |
+    | 503 | this status; the request has no effect | jobs, tasks, result |
+    | 401 | the same | all but images |
+    | 404 | the same | images |
+    | slow | the body takes `seconds` to arrive | images |
+    | cut | half the body, then the end of the connection; the request **has** had its effect | images |
+    | down | every connection is cut and new ones are refused for `seconds` | everything |
+
+    It holds for the next `requests` requests, or with `probability` for each one (both: with that
+    probability, at most so often; neither: until `clear_faults()`). `down` takes only `seconds`.
+    Raises ValueError for a combination that means nothing.
+    """
+
+    kind: FaultKind
+    on: tuple[Route, ...] = ()
+    requests: int | None = None
+    probability: float | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _DEFAULT_ROUTES:
+            raise ValueError(f"kind: one of {', '.join(_DEFAULT_ROUTES)} is wanted, not {self.kind!r}")
+        if unknown := [route for route in self.on if route not in ROUTES]:
+            raise ValueError(f"on: {unknown[0]!r} is none of {', '.join(ROUTES)}")
+        if self.requests is not None and self.requests < 1:
+            raise ValueError(f"requests: must be 1 or more, not {self.requests}")
+        if self.probability is not None and not 0 < self.probability <= 1:
+            raise ValueError(f"probability: must be over 0 and at most 1, not {self.probability}")
+        if (self.kind in ("slow", "down")) != (self.seconds > 0):
+            raise ValueError(f"seconds: {self.seconds} means nothing for the fault {self.kind!r}")
+        if self.kind == "down" and (self.on or self.requests or self.probability):
+            raise ValueError("down: takes only seconds")
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The calls that it hits: `on`, or the default of its kind."""
+        return self.on or _DEFAULT_ROUTES[self.kind]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCounts:
+    """Tasks of one job, or of all: `total` = `waiting` + `reserved` + `results` + `errors` + `lost`.
+
+    `redelivered` counts deliveries beyond the first, `answered_twice` answers beyond the first,
+    `late` first answers that came after the visibility time of their delivery, `wrong_image`
+    answers that name another image than their task's.
+    """
+
+    total: int = 0
+    waiting: int = 0
+    reserved: int = 0
+    results: int = 0
+    errors: int = 0
+    lost: int = 0
+    redelivered: int = 0
+    answered_twice: int = 0
+    late: int = 0
+    wrong_image: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Tasks with a result or an error."""
+        return self.results + self.errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState(TaskCounts):
+    """One job now. Complete: each of its tasks is answered or lost."""
+
+    job_id: int
+    pipeline: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState(TaskCounts):
+    """What the server has seen: the tasks of all jobs together, and of each job.
+
+    `polls` counts `GET /jobs` answered with 200; `polls_waiting` those held now. `requests` is by
+    call (`"GET jobs"`, `"POST tasks"`, …, `"other"`), then by status. Bytes are those of bodies.
+    `unknown_replies` counts posted results whose reply subject was never handed out for that job;
+    `faults` how often each kind of fault was met.
+    """
+
+    jobs: Mapping[int, JobState]
+    polls: int
+    polls_waiting: int
+    unauthorized: int
+    unknown_replies: int
+    requests: Mapping[str, Mapping[int, int]]
+    faults: Mapping[str, int]
+    bytes_in: int
+    bytes_out: int
+    connections_open: int
+    connections_total: int
+
+
+class Answer(NamedTuple):
+    """One image of a job: its first answer (None: none yet) and how many came."""
+
+    image_id: str
+    spec: TrapSpec
+    result: Result | None
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A processing service as it registered itself: the projects it named, its pipelines by slug."""
+
+    service_id: int
+    projects: tuple[int, ...]
+    pipelines: Mapping[str, Mapping[str, Any]]
