@@ -1,0 +1,154 @@
+"""The calls of ANTENNA_API.md over HTTP: every one with a time limit, every failure typed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import requests
+from requests.auth import AuthBase
+
+from worker.antenna.schemas import (
+    BadAnswerError,
+    Job,
+    Project,
+    Task,
+    UnauthorizedError,
+    UnavailableError,
+    parse_jobs,
+    parse_projects,
+    parse_queued,
+    parse_tasks,
+)
+from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, new_session, proxies_for
+
+LATER = frozenset({408, 425, 429})
+
+
+class _Token(AuthBase):
+    """The Authorization header. As `auth` it also keeps a .netrc from replacing it."""
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Token {token}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._header
+        return request
+
+
+class AntennaClient:
+    """One Antenna server as one worker sees it. May be used by several threads: each has its own session.
+
+    Every method raises `UnauthorizedError`, `UnavailableError` or `BadAnswerError`, and nothing else
+    for what the server or the network does.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._token = _Token(token)
+        self._proxies = proxies_for(self.base_url)
+        self._timeout = (connect_timeout_s, read_timeout_s)
+        self._local = threading.local()
+        self._sessions: list[requests.Session] = []
+        self._lock = threading.Lock()
+
+    def jobs(self, pipelines: Sequence[str]) -> list[Job]:
+        """The jobs that wait for one of `pipelines`. One call of this is one poll."""
+        query = {
+            "pipeline__slug__in": ",".join(pipelines),
+            "ids_only": "1",
+            "incomplete_only": "1",
+            "dispatch_mode": "async_api",
+        }
+        return parse_jobs(self._call("GET", "/jobs", query=query))
+
+    def reserve(self, job_id: int, count: int) -> list[Task]:
+        """Reserve up to `count` tasks of a job. An empty list means that there is nothing to hand out now."""
+        return parse_tasks(self._call("POST", f"/jobs/{job_id}/tasks/", body={"batch_size": count}))
+
+    def post_results(self, job_id: int, results: Sequence[Mapping[str, Any]]) -> int | None:
+        """Post results, each `{"reply_subject", "result"}`. Returns how many the server says it took."""
+        body = {"results": list(results)}
+        return parse_queued(self._call("POST", f"/jobs/{job_id}/result/", body=body))
+
+    def projects(self) -> list[Project]:
+        """The projects that this worker may register its pipelines with."""
+        return parse_projects(self._call("GET", "/projects/"))
+
+    def register(
+        self, project_id: int, service_name: str, pipelines: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """Register pipelines with a project. Returns the server's answer."""
+        body = {"processing_service_name": service_name, "pipelines": list(pipelines)}
+        answer = self._call("POST", f"/projects/{project_id}/pipelines/", body=body)
+        if not isinstance(answer, Mapping):
+            raise BadAnswerError("the registration: not an object")
+        return answer
+
+    def close(self) -> None:
+        """Close every connection, of every thread."""
+        with self._lock:
+            sessions, self._sessions = self._sessions, []
+        for session in sessions:
+            session.close()
+        self._local = threading.local()
+
+    def _call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+    ) -> Any:
+        try:
+            response = self._session().request(
+                method,
+                self.base_url + path,
+                params=query,
+                json=body,
+                timeout=self._timeout,
+                proxies=self._proxies,
+                # Django answers GET /jobs with a redirect to /jobs/; a redirected POST would become a GET.
+                allow_redirects=method == "GET",
+            )
+        except OSError as e:
+            # requests' own errors are OSErrors; a missing CA bundle or EMFILE may come bare.
+            raise UnavailableError(f"{method} {path}: {cause(e)}") from e
+        self._check(response, f"{method} {path}")
+        try:
+            return response.json()
+        except requests.JSONDecodeError as e:
+            raise BadAnswerError(f"{method} {path}: the answer is not JSON") from e
+
+    def _check(self, response: requests.Response, call: str) -> None:
+        status = response.status_code
+        said = f"{call}: {status} {response.reason}"
+        if status in (401, 403):
+            raise UnauthorizedError(said)
+        if status >= 500 or status in LATER:
+            raise UnavailableError(said)
+        if not 200 <= status < 300:
+            raise BadAnswerError(f"{said} {_detail(response)}".rstrip())
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = new_session(connections=1)
+            session.auth = self._token
+            self._local.session = session
+            with self._lock:
+                self._sessions.append(session)
+        return session
+
+
+def _detail(response: requests.Response) -> str:
+    """What Django REST says of a refused request, shortened; empty where it says nothing of the kind."""
+    try:
+        body = response.json()
+    except requests.JSONDecodeError:
+        return ""
+    return f"({body['detail']!s:.200})" if isinstance(body, Mapping) and "detail" in body else ""

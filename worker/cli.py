@@ -1,0 +1,186 @@
+"""`ami worker run | register | settings`. Only what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from worker import exit_codes
+
+if TYPE_CHECKING:
+    from worker.settings import Loaded, SettingsError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+app = typer.Typer(
+    name="ami",
+    help="The worker for an Antenna queue of camera-trap images.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+worker_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Take images from the queue and work on them."
+)
+app.add_typer(worker_app, name="worker")
+
+EnvFile = Annotated[
+    Path | None,
+    typer.Option("--env-file", help="File with settings; default: .env in this directory, if any."),
+]
+LogLevel = Annotated[str, typer.Option("--log-level", help=f"One of {', '.join(LOG_LEVELS)}.")]
+
+
+@app.callback()
+def ami() -> None:
+    """The worker for an Antenna queue of camera-trap images."""
+
+
+@worker_app.command("run")
+def run_command(
+    max_polls: Annotated[
+        int | None, typer.Option("--max-polls", min=1, help="End after this many polls; default: never.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="The same as --max-polls 1.")] = False,
+    env_file: EnvFile = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Poll for jobs, work on their images, post the results; until SIGTERM or SIGINT.
+
+    Exit codes: 0 drained as told, 69 server unreachable for too long, 70 internal error, 77 refused by the
+    server (401 or 403), 78 bad settings.
+    """
+    _log_to_stderr(log_level)
+    loaded = _read_or_exit(env_file)
+    _say_remarks(loaded)
+    from worker import service
+    from worker.settings import SettingsError
+
+    try:
+        code = service.run(loaded.settings, max_polls=1 if once else max_polls)
+    except SettingsError as e:
+        _bad_settings(e)
+    raise typer.Exit(code)
+
+
+@worker_app.command("register")
+def register_command(
+    project: Annotated[
+        list[int] | None, typer.Option("--project", help="Project id; may be repeated. Default: all listed.")
+    ] = None,
+    env_file: EnvFile = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Register this worker's pipelines with projects of the Antenna server."""
+    _log_to_stderr(log_level)
+    loaded = _read_or_exit(env_file)
+    _say_remarks(loaded)
+    from worker import service
+    from worker.antenna.schemas import AntennaError
+    from worker.settings import SettingsError
+
+    try:
+        for line in service.register(loaded.settings, project or []):
+            print(line)
+    except SettingsError as e:
+        _bad_settings(e)
+    except AntennaError as e:
+        code, text = service.registration_failed(e, loaded.settings)
+        _fail(code, text)
+
+
+@worker_app.command("settings")
+def settings_command(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+    env_example: Annotated[
+        bool, typer.Option("--env-example", help="Print the text of .env.example instead.")
+    ] = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Show every setting: its value, where it comes from, what it means, what is allowed."""
+    from worker import settings_report
+    from worker.settings import SettingsError, read
+
+    if env_example:
+        print(settings_report.env_example(), end="")
+        return
+    try:
+        loaded = read(env_file)
+    except SettingsError as e:
+        if as_json:
+            problems = [dataclasses.asdict(p) for p in e.problems]
+            _print_envelope({"problems": problems}, exit_codes.BAD_SETTINGS)
+        _bad_settings(e)
+    if as_json:
+        _print_envelope(settings_report.data(loaded), exit_codes.DRAINED)
+        return
+    print(settings_report.table(loaded))
+    _say_remarks(loaded)
+
+
+def run() -> None:
+    """The entry point of the command `ami`."""
+    app(prog_name="ami")
+
+
+def _log_to_stderr(level: str) -> None:
+    if level.lower() not in LOG_LEVELS:
+        raise typer.BadParameter(
+            f"{level!r}: must be one of {', '.join(LOG_LEVELS)}", param_hint="--log-level"
+        )
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    # torch warns once per loader about pinning without an accelerator: into the log with it, not past it.
+    logging.captureWarnings(capture=True)
+
+
+def _read_or_exit(env_file: Path | None) -> Loaded:
+    from worker.settings import SettingsError, read
+
+    try:
+        return read(env_file)
+    except SettingsError as e:
+        _bad_settings(e)
+
+
+def _say_remarks(loaded: Loaded) -> None:
+    from worker.settings_report import remarks
+
+    for line in remarks(loaded):
+        print(f"ami: {line}", file=sys.stderr)
+
+
+def _bad_settings(error: SettingsError) -> NoReturn:
+    for problem in error.problems:
+        print(f"ami: bad setting: {problem}", file=sys.stderr)
+    raise typer.Exit(exit_codes.BAD_SETTINGS)
+
+
+def _fail(code: int, text: str) -> NoReturn:
+    print(f"ami: {text}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _print_envelope(data: dict[str, Any], code: int) -> None:
+    from amidiag.model import Envelope
+
+    envelope = Envelope(
+        command="worker settings",
+        generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        exit_code=code,
+        data=data,
+    )
+    print(json.dumps(dataclasses.asdict(envelope)))

@@ -1,0 +1,312 @@
+"""Every `AMI_` setting of the worker, in one place: its default, its meaning, what is allowed.
+
+Names, defaults and meaning are those of the public worker, so that an operator's `.env` carries over.
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+PREFIX = "AMI_"
+
+# Variables of the public tool (its settings.py) that steer its desktop application and model choice.
+UNUSED_UPSTREAM = frozenset(
+    PREFIX + name
+    for name in (
+        "DATABASE_URL",
+        "USER_DATA_PATH",
+        "IMAGE_BASE_PATH",
+        "LOCALIZATION_MODEL",
+        "BINARY_CLASSIFICATION_MODEL",
+        "SPECIES_CLASSIFICATION_MODEL",
+        "FEATURE_EXTRACTOR",
+        "INCLUDE_FEATURES",
+        "INCLUDE_LOGITS",
+        "MODEL_BASE_URL",
+        "IMAGE_BASE_URL",
+    )
+)
+
+
+def _setting(default: Any, doc: str, allowed: str, **limits: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"allowed": allowed}, **limits)
+
+
+def _start_methods() -> str:
+    return ", ".join(sorted(multiprocessing.get_all_start_methods()))
+
+
+class WorkerSettings(BaseModel):
+    """The effective settings. Built by `read`, which turns every mistake into one clear line.
+
+    A plain model: `read` itself merges environment and `.env`, since it must say where each value came
+    from and which variables nobody reads, which pydantic-settings does not tell.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    antenna_api_base_url: str = _setting(
+        "http://localhost:8000/api/v2",
+        "Address of the Antenna API, including /api/v2.",
+        "an http:// or https:// URL without a user name",
+    )
+    antenna_api_auth_token: SecretStr = _setting(
+        SecretStr(""), "Token that Antenna gave to this worker. Never logged or shown.", "any text"
+    )
+    antenna_service_name: str = _setting(
+        "AMI Data Companion",
+        "Name under which the pipelines are registered; the host name is added to it.",
+        "text that is not empty",
+        min_length=1,
+    )
+    antenna_api_batch_size: int = _setting(
+        24, "How many tasks (images) are reserved and loaded as one batch.", "a whole number ≥ 1", ge=1
+    )
+    pipelines: str = _setting(
+        "",
+        "Pipelines to work for, as a comma-separated list of slugs. Empty means all that are built in.",
+        "slugs separated by commas, or empty",
+    )
+    num_workers: int = _setting(
+        1,
+        "Loader processes that download and decode images. 0 means in the worker itself: then there is no "
+        "start method, no time limit, no prefetch and no persistence.",
+        "a whole number ≥ 0",
+        ge=0,
+    )
+    localization_batch_size: int = _setting(
+        8, "How many images the detector takes at once.", "a whole number ≥ 1", ge=1
+    )
+    classification_batch_size: int = _setting(
+        20, "How many crops a classifier takes at once.", "a whole number ≥ 1", ge=1
+    )
+    classification_threshold: float = _setting(
+        0.6, "Lowest score at which a classification counts.", "a number from 0 to 1", ge=0.0, le=1.0
+    )
+    antenna_api_dataloader_mp_context: str = _setting(
+        "forkserver",
+        "Start method of the loader processes. Empty means torch's default.",
+        f"one of {_start_methods()}, or empty",
+    )
+    antenna_api_dataloader_timeout_s: float = _setting(
+        300.0, "Longest wait for one batch, in seconds. 0 means no limit.", "a number ≥ 0", ge=0.0
+    )
+    antenna_api_dataloader_pin_memory: bool | None = _setting(
+        None,
+        "Copy batches into page-locked memory for a faster way to the device. Empty or auto means: on where "
+        "there is an accelerator.",
+        "true, false, auto or empty",
+    )
+    antenna_api_dataloader_prefetch_factor: int = _setting(
+        4, "Batches that each loader process prepares ahead.", "a whole number ≥ 1", ge=1
+    )
+    antenna_api_dataloader_persistent_workers: bool = _setting(
+        False, "Keep the loader processes when an iteration has ended.", "true or false"
+    )
+    antenna_api_dataloader_download_threads: int = _setting(
+        8, "Threads in each loader process that download and decode.", "a whole number ≥ 1", ge=1
+    )
+    antenna_api_dataloader_lifetime: str = _setting(
+        "job",
+        "How long a loader lives. job: one per listed job on every poll, as the public worker does.",
+        "job (worker, one loader for many jobs, comes in a later version)",
+    )
+    antenna_max_pending_posts: int = _setting(
+        5,
+        "Batches whose results may wait to be posted before the next batch has to wait.",
+        "a whole number ≥ 1",
+        ge=1,
+    )
+    antenna_idle_sleep_seconds: float = _setting(
+        5.0, "Pause before the next poll when no job handed out a task.", "a number ≥ 0", ge=0.0
+    )
+    antenna_unreachable_limit_s: float = _setting(
+        600.0,
+        "How long the server may give no usable answer before the worker ends with code 69.",
+        "a number > 0",
+        gt=0.0,
+    )
+
+    @field_validator("antenna_api_base_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        parts = urlsplit(value.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ValueError("no such URL")
+        return value.strip().rstrip("/")
+
+    @field_validator("antenna_api_dataloader_mp_context")
+    @classmethod
+    def _is_start_method(cls, value: str) -> str:
+        if value and value not in multiprocessing.get_all_start_methods():
+            raise ValueError("this platform has no such start method")
+        return value
+
+    @field_validator("antenna_api_dataloader_pin_memory", mode="before")
+    @classmethod
+    def _may_be_auto(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.strip().lower() in ("", "auto") else value
+
+    @field_validator("antenna_api_dataloader_lifetime")
+    @classmethod
+    def _is_built(cls, value: str) -> str:
+        if value != "job":
+            raise ValueError("not there yet")
+        return value
+
+    @property
+    def pipeline_slugs(self) -> tuple[str, ...]:
+        """The slugs named in `AMI_PIPELINES`; empty means all."""
+        return tuple(slug.strip() for slug in self.pipelines.split(",") if slug.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One setting that cannot be used. `value` is None where it must not be shown or there is none."""
+
+    setting: str
+    value: str | None
+    allowed: str
+    source: str
+
+    def __str__(self) -> str:
+        shown = self.setting if self.value is None else f"{self.setting}={self.value}"
+        return f"{shown} ({self.source}): must be {self.allowed}"
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; one `Problem` for each that is wrong. The worker ends with code 78."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownSetting:
+    """An `AMI_` variable that nobody reads: a silently ignored setting has cost users days (FACTS 6)."""
+
+    name: str
+    nearest: str | None
+    source: str
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
+        return f"{self.name} ({self.source}) is no setting of this worker and has no effect{hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings with where each came from: `environment`, the path of the `.env` file, or `default`."""
+
+    settings: WorkerSettings
+    sources: Mapping[str, str]
+    unused: tuple[str, ...]
+    unknown: tuple[UnknownSetting, ...]
+
+
+def env_name(field: str) -> str:
+    """`num_workers` → `AMI_NUM_WORKERS`."""
+    return PREFIX + field.upper()
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Every setting by its variable's name, in the order of the documentation."""
+    return {env_name(name): info for name, info in WorkerSettings.model_fields.items()}
+
+
+def allowed(info: FieldInfo) -> str:
+    """What a setting may be, in words."""
+    extra = info.json_schema_extra
+    return str(extra["allowed"]) if isinstance(extra, dict) else ""
+
+
+def is_secret(info: FieldInfo) -> bool:
+    """Whether a setting's value must never be shown."""
+    return info.annotation is SecretStr
+
+
+def read(env_file: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read the settings from the environment, then `env_file` (else `.env` in the working directory).
+
+    Raises:
+        SettingsError: a value is wrong, or the file cannot be read.
+    """
+    variables = os.environ if environ is None else environ
+    path = env_file if env_file is not None else Path(".env")
+    in_file = _read_file(path, must_exist=env_file is not None)
+    sources = _sources(variables, in_file, str(path))
+    try:
+        settings = WorkerSettings.model_validate(_values(variables, in_file))
+    except ValidationError as e:
+        raise SettingsError(_problems(e, sources)) from None
+    known = fields()
+    strangers = sorted(name for name in sources if name not in known)
+    return Loaded(
+        settings=settings,
+        sources={name: sources.get(name, "default") for name in known},
+        unused=tuple(name for name in strangers if name in UNUSED_UPSTREAM),
+        unknown=tuple(
+            UnknownSetting(name, _nearest(name, known), sources[name])
+            for name in strangers
+            if name not in UNUSED_UPSTREAM
+        ),
+    )
+
+
+def public(settings: WorkerSettings, **effective: object) -> dict[str, Any]:
+    """The settings by variable name, secrets left out; `effective` replaces fields by what they came to."""
+    values = settings.model_dump() | effective
+    return {env_name(f): v for f, v in values.items() if not is_secret(WorkerSettings.model_fields[f])}
+
+
+def _read_file(path: Path, must_exist: bool) -> dict[str, str]:
+    if not path.is_file() and not must_exist:
+        return {}
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return {k.upper(): v for k, v in dotenv_values(stream=stream).items() if v is not None}
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
+        raise SettingsError([Problem("--env-file", str(path), "a readable file", str(reason))]) from None
+
+
+def _values(environ: Mapping[str, str], in_file: Mapping[str, str]) -> dict[str, str]:
+    named = {k.upper(): v for k, v in environ.items()}
+    merged = {**in_file, **named}
+    return {f: merged[env_name(f)] for f in WorkerSettings.model_fields if env_name(f) in merged}
+
+
+def _sources(environ: Mapping[str, str], in_file: Mapping[str, str], path: str) -> dict[str, str]:
+    of_file = dict.fromkeys((k for k in in_file if k.startswith(PREFIX)), path)
+    of_environ = dict.fromkeys((k.upper() for k in environ if k.upper().startswith(PREFIX)), "environment")
+    return of_file | of_environ
+
+
+def _problems(error: ValidationError, sources: Mapping[str, str]) -> list[Problem]:
+    problems = []
+    for one in error.errors(include_url=False, include_context=False):
+        name = env_name(str(one["loc"][0]))
+        info = fields()[name]
+        value = None if is_secret(info) else str(one["input"])
+        problems.append(Problem(name, value, allowed(info), sources.get(name, "default")))
+    return problems
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    # AMI_PREFETCH is far from AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR letter by letter, and yet meant.
+    inside = [k for k in known if name.removeprefix(PREFIX) in k]
+    return next(iter([*inside, *near]), None)
