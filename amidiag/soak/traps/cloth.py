@@ -106,8 +106,11 @@ def _mesh(rng: Rng) -> Field:
 
 
 def _bumps(rng: Rng) -> Field:
-    coarse = noise_field(rng, _TILE, _TILE, _TILE // 14)
-    return single(rng.uniform(4, 8) * (noise_field(rng, _TILE, _TILE, _TILE // 10) - coarse))
+    """A quarter mirrored twice, so that the tile has no visible edge where it repeats."""
+    half = _TILE // 2
+    quarter = noise_field(rng, half, half, half // 10) - noise_field(rng, half, half, half // 14)
+    upper = np.concatenate([quarter, quarter[:, ::-1]], axis=1)
+    return single(rng.uniform(4, 8) * np.concatenate([upper, upper[::-1]], axis=0))
 
 
 _CLOTH: Final[dict[str, Callable[[Rng, int, int], Field]]] = {

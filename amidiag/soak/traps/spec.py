@@ -55,7 +55,8 @@ class TrapSpec:
         background: one of `BACKGROUNDS`; None leaves it to the seed.
         light: one of `LIGHTS`; None leaves it to the seed.
         insect_size: least and greatest length of an insect's longer side, as a share of the
-            image's short side; never under 24 pixels.
+            image's short side; never under 24 pixels. Feelers too thin to be seen at that size are
+            not drawn, so the smallest boxes are about 18 pixels long.
         distractors: whether stains, shadows, seam lines and dust are drawn.
         quality: of the JPEG, 1 to 95.
 
