@@ -26,7 +26,7 @@ def command(
     """Count the open FDs of a process by type, against its limit, and say who holds the other end of its pipes."""
     from amidiag.attach.status import StatusReader
     from amidiag.diagnosis import limits
-    from amidiag.procfs import observe_tree
+    from amidiag.procfs.observe import observe_tree
 
     observation = observe_tree(pid, status_reader=StatusReader())
     shown = observation.processes if tree else observation.processes[:1]

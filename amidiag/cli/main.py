@@ -11,7 +11,7 @@ import typer
 from amidiag.cli import fds, gate, rate, schema, soak
 from amidiag.cli.door import CommandError, report_error
 from amidiag.model import ExitCode
-from amidiag.procfs import CannotObserve
+from amidiag.procfs.errors import CannotObserve
 
 _EPILOG = """\b
 Exit codes: 0 nothing wrong found, 1 a finding, 2 usage, 3 cannot observe, 4 undecided.
@@ -38,24 +38,20 @@ def main(arguments: list[str]) -> int:
     command = next((word for word in arguments if not word.startswith("-")), "")
     try:
         return int(app(arguments, standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as e:
-        e.show()
-        return ExitCode.USAGE
     except click.UsageError as e:
         e.show()
-        return ExitCode.USAGE
+        code, text = ExitCode.USAGE, None
     except CannotObserve as e:
-        return report_error(command, str(e), ExitCode.CANNOT_OBSERVE, as_json=as_json)
+        code, text = ExitCode.CANNOT_OBSERVE, str(e)
     except CommandError as e:
-        return report_error(command, str(e), e.exit_code, as_json=as_json)
+        code, text = e.exit_code, str(e)
     except (KeyboardInterrupt, click.Abort):
-        return report_error(
-            command, "interrupted; what was started has been ended", _INTERRUPTED, as_json=as_json
-        )
+        code, text = _INTERRUPTED, "interrupted; what was started has been ended"
     except BrokenPipeError:
         # `amidiag … | head`: the reader has had enough. Keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.CLEAN
+        code, text = ExitCode.CLEAN, None
+    return code if text is None else report_error(command, text, code, as_json=as_json)
 
 
 def run() -> None:

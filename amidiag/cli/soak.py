@@ -16,7 +16,8 @@ Examples:
   amidiag soak issue-145-empty-polls --json    for a program
   amidiag soak ./my-recipe.toml --seed 7       your own recipe, another load
   amidiag soak quickstart --write-env .env     the settings that were found, into .env
-Exit codes: 0 as the recipe expects, or nothing found; 1 a finding; 2 broken recipe; 3 the worker did not run; 4 undecided."""
+Exit codes: 0 as the recipe expects, or nothing found; 1 a finding; 2 broken recipe;
+3 the worker did not run; 4 undecided, more cycles needed."""
 
 
 def command(

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from amidiag.model import ExitCode, SeriesReport
+from amidiag.model import ExitCode
 from amidiag.report.fd_table import findings
-from amidiag.report.words import amount, count, duration, rate
+from amidiag.report.series_table import STYLE, rate_words, series_table, time_left
+from amidiag.report.words import amount, count, duration
 from amidiag.soak.experiment import PRODUCTION_POLL_S, ArmResult, Result
-
-_STYLE = {"leak": "bold red", "growing": "yellow", "stable": "green", "undecided": "dim"}
 
 
 def soak_report(result: Result) -> Iterator[RenderableType]:
@@ -38,53 +36,10 @@ def _arm(result: Result, number: int, arm: ArmResult) -> Iterator[RenderableType
     for name, text in outcome.faults.items():
         yield Text(f"   fault {name}: {text}", style="dim")
     if arm.series:
-        yield _series_table(arm.series)
+        yield series_table(arm.series, "poll")
     yield from _sentences(arm)
     yield from _answers(arm)
     yield from findings(arm.findings)
-
-
-def _series_table(series: tuple[SeriesReport, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 3))
-    for name, justify in (("resource", "left"), ("verdict", "left"), ("rate [95 % interval]", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("what it says")
-    for entry in series:
-        table.add_row(entry.resource, Text(entry.verdict, _STYLE[entry.verdict]), _rate(entry), _tail(entry))
-    return table
-
-
-def _rate(entry: SeriesReport) -> str:
-    if entry.rate is None:
-        return ""
-    if entry.verdict in ("stable", "undecided") and entry.rate.low <= 0 <= entry.rate.high:
-        return ""
-    interval = f"[{rate(entry.rate.low, entry.resource)}, {rate(entry.rate.high, entry.resource)}]"
-    return f"{rate(entry.rate.value, entry.resource)} per {_singular(entry.rate.per)} {interval}"
-
-
-def _tail(entry: SeriesReport) -> str:
-    if entry.verdict == "stable" and entry.upper_bound is not None:
-        return f"less than {rate(entry.upper_bound, entry.resource)} per poll"
-    if entry.exhausts is not None:
-        return _time_left(entry)
-    if entry.samples_needed:
-        return f"needs {count(entry.samples_needed)} more polls"
-    return ""
-
-
-def _time_left(entry: SeriesReport) -> str:
-    left = entry.exhausts
-    if left is None:
-        return ""
-    name = "EMFILE" if left.limit == "nofile" else left.limit
-    if left.low is None or left.high is None:
-        return f"{name} in {duration(left.in_seconds)}"
-    return f"{name} in {duration(left.in_seconds)} [{duration(left.low)} to {duration(left.high)}]"
-
-
-def _singular(per: str) -> str:
-    return {"cycles": "poll", "seconds": "second", "batches": "batch"}.get(per, per.rstrip("s"))
 
 
 def _sentences(arm: ArmResult) -> Iterator[Text]:
@@ -97,12 +52,14 @@ def _sentences(arm: ArmResult) -> Iterator[Text]:
     last = outcome.recording.values(entry.resource)[-1]
     text = Text("   ")
     if entry.verdict in ("leak", "growing"):
-        text.append("LEAK: " if entry.verdict == "leak" else "GROWING: ", style=_STYLE[entry.verdict])
-        text.append(f"{amount(first, entry.resource)} → {amount(last, entry.resource)} FDs, {_rate(entry)}")
+        text.append("LEAK: " if entry.verdict == "leak" else "GROWING: ", style=STYLE[entry.verdict])
+        text.append(
+            f"{amount(first, entry.resource)} → {amount(last, entry.resource)} FDs, {rate_words(entry)}"
+        )
         if entry.driver:
             text.append(f"; driver: {entry.driver}")
         if entry.exhausts:
-            text.append(f"; {_time_left(entry)} at production pace")
+            text.append(f"; {time_left(entry)} at production pace")
         yield text
     elif outcome.certificate is not None:
         bound = outcome.certificate

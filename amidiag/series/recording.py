@@ -28,11 +28,21 @@ class Recording:
     def add(self, observation: Observation) -> None:
         """Append one observation of the same tree."""
         root = observation.processes[0]
-        _append(self._series, self.observations, resources(observation), _absent(root))
-        _append(self._counters, self.observations, _counters(root), lambda name: NAN)
-        self.times.append(observation.at)
-        self.observations += 1
+        self.add_row(resources(observation), _counters(root), observation.at, _absent(root))
         self.last = observation
+
+    def add_row(
+        self,
+        row: dict[str, float],
+        counters: dict[str, float],
+        at: float,
+        absent: Callable[[str], float] = lambda resource: NAN,
+    ) -> None:
+        """Append values by resource, counters, and the moment in seconds; `absent` gives what the row leaves out."""
+        _append(self._series, self.observations, row, absent)
+        _append(self._counters, self.observations, counters, lambda name: NAN)
+        self.times.append(at)
+        self.observations += 1
 
     @property
     def resources(self) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from amidiag.attach.status import StatusReader
 from amidiag.model import Identity, Observation, Verdict
-from amidiag.procfs import identify, observe_tree
+from amidiag.procfs.identity import identify
+from amidiag.procfs.observe import observe_tree
 from amidiag.series import Certificate, Recording, Sequential, certify
 from amidiag.soak.answers import Answers, check_answers
 from amidiag.soak.antenna import AntennaServer, JobSpec, ServerConfig

@@ -16,7 +16,11 @@ import psutil
 
 # A killed soak must not leave its worker behind: prctl(2), PR_SET_PDEATHSIG = 1, kept over the exec. In a program
 # of its own, because `preexec_fn` is not safe beside the thread that draws the progress bar.
-_DIES_WITH_PARENT = "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGKILL); os.execv(sys.argv[1], sys.argv[1:])"
+_DIES_WITH_PARENT = (
+    "import ctypes, os, signal, sys; "
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class ProgramError(Exception):

@@ -12,7 +12,7 @@ import pytest
 
 from amidiag.attach.status import BadPageError, StatusReader, find_page, read_page
 from amidiag.model import Identity
-from amidiag.procfs import identify
+from amidiag.procfs.identity import identify
 from amidiag.target.status_page import StatusPage
 
 PROGRAM = """
@@ -143,10 +143,10 @@ def test_full_file_system_leaves_an_inert_page(tmp_path):
     target.mkdir()
     script = (
         f"mount -t tmpfs -o size=8k,mode=0700 none {target} && AMIDIAG_RUNTIME_DIR={target} "
-        f"{sys.executable} -c \"$CODE\" {target}"
+        f'{sys.executable} -c "$CODE" {target}'
     )
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
+        ["unshare", "-Urm", "sh", "-c", script],
         capture_output=True,
         text=True,
         env={**os.environ, "CODE": code},

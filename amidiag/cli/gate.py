@@ -1,0 +1,77 @@
+"""`amidiag gate`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amidiag.cli.door import CommandError, Json, out, print_json
+from amidiag.model import ExitCode
+
+NAME = "gate"
+EXAMPLES = """\b
+Examples:
+  amidiag gate polling-only                          for CI: exit code 0, 1 or 4
+  amidiag gate polling-only --junit results.xml      with a report for the CI system
+  amidiag gate ./worker.toml --undecided pass        lets "not enough cycles" through
+Exit codes: 0 no drift, 1 drift is proven, 2 broken recipe, 3 the worker did not run, 4 undecided."""
+
+
+class Undecided(StrEnum):
+    """What an undecided check means for the exit code."""
+
+    PASS = "pass"
+    FAIL = "fail"
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name or by path.")],
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML report to this file.")] = None,
+    undecided: Annotated[
+        Undecided, typer.Option(help="Whether undecided passes (0) or not (4).")
+    ] = Undecided.FAIL,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another load than the recipe's own.")] = None,
+    cycles: Annotated[int | None, typer.Option(min=1, help="At most so many polls per arm.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the worker's logs in this directory.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Fail when a soak proves that FDs, shared memory, threads, children or memory drift."""
+    from amidiag.cli.soaking import run_recipe, soak_envelope
+    from amidiag.report.gate_report import cases, gate_report
+    from amidiag.report.junit import junit_xml
+    from amidiag.soak.gate import checks, gate_exit_code
+
+    if junit is not None:
+        _writable(junit)
+    result = run_recipe(recipe, seed, cycles, keep)
+    found = checks(result)
+    code = gate_exit_code(found, undecided_passes=undecided is Undecided.PASS)
+    if junit is not None:
+        _write_whole(junit, junit_xml(f"amidiag gate {result.recipe.name}", cases(found)))
+    if as_json:
+        print_json(soak_envelope(NAME, result, code, gate=list(found)))
+    else:
+        for part in gate_report(found, code):
+            out().print(part)
+    return code
+
+
+def _writable(path: Path) -> None:
+    # Before minutes of soak, not after them.
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CommandError(f"cannot write {path}: no such directory, or it is not writable", ExitCode.USAGE)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as scratch:
+            scratch.write(text)
+        Path(scratch.name).chmod(0o644)
+        Path(scratch.name).replace(path)
+    except OSError as e:
+        raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e

@@ -1,0 +1,109 @@
+"""`amidiag rate`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amidiag.cli.door import Json, envelope, err, out, print_json, worst
+from amidiag.model import ExitCode
+
+if TYPE_CHECKING:
+    from amidiag.series.live import LiveResult
+
+NAME = "rate"
+EXAMPLES = """\b
+Examples:
+  amidiag rate 4711                 watch for 30 seconds
+  amidiag rate 4711 --for 10m       a slow leak needs longer
+  amidiag rate 4711 --for 2m --json | jq '.series[] | select(.verdict == "leak")'
+Reads /proc and the worker's status page only; nothing is stopped and nothing written.
+Exit codes: 0 certified flat, 1 a leak, 3 cannot observe, 4 rising or undecided."""
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|)")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(text: str) -> float:
+    match = _SPAN.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise typer.BadParameter(f"{text!r} is no time: write 45s, 10m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def command(
+    pid: Annotated[int, typer.Argument(min=1, help="The process to watch, with its tree.")],
+    span: Annotated[str, typer.Option("--for", help="How long to watch: 45s, 10m, 2h.")] = "30s",
+    interval: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Seconds between observations; chosen by their cost if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Measure how fast a process's FDs, threads, children and memory grow, per poll, loader, batch or second."""
+    from amidiag.attach.status import StatusReader
+    from amidiag.diagnosis import Context, diagnose
+    from amidiag.procfs import identify, observe_tree
+    from amidiag.series.live import judge_live, watch
+
+    seconds = _seconds(span)
+    identity, status = identify(pid), StatusReader()
+    recording = watch(
+        identity,
+        lambda who: observe_tree(who, status_reader=status),
+        seconds=seconds,
+        interval=interval,
+        listener=_Progress(seconds),
+    )
+    result = judge_live(recording)
+    root = result.last.processes[0]
+    settings = root.status.settings if root.status else {}
+    findings = diagnose(Context(root, result.series, settings))
+    code = _exit_code(result, bool(findings))
+    report = envelope(
+        NAME,
+        code,
+        processes=(root,),
+        tree=result.last.tree,
+        series=result.series,
+        findings=findings,
+        data={"seconds": result.seconds, "samples": result.samples, "polls": result.cycles},
+        notes=result.last.notes,
+    )
+    if as_json:
+        print_json(report)
+    else:
+        from amidiag.report.rate_table import rate_report
+
+        for part in rate_report(report):
+            out().print(part)
+    return code
+
+
+def _exit_code(result: LiveResult, found: bool) -> int:
+    if found or any(s.verdict == "leak" for s in result.series):
+        return ExitCode.FINDING
+    # Memory takes longer to certify than a person waits; the question here is whether something leaks.
+    fds = [s for s in result.series if s.resource == "fd"]
+    return worst(*(ExitCode.CLEAN if s.verdict == "stable" else ExitCode.UNDECIDED for s in fds))
+
+
+class _Progress:
+    """A line on standard error that is rewritten on a terminal, and now and then elsewhere."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.console = err()
+        self.next = 0.0
+
+    def __call__(self, gone: float, fds: int) -> None:
+        last = gone >= self.seconds
+        if self.console.is_terminal:
+            sys.stderr.write(f"\r{gone:6.1f} of {self.seconds:.0f} s, {fds:,} FDs " + ("\n" if last else ""))
+            sys.stderr.flush()
+        elif gone >= self.next or last:
+            self.next = gone + 10
+            sys.stderr.write(f"{gone:.0f} of {self.seconds:.0f} s, {fds:,} FDs\n")

@@ -1,0 +1,37 @@
+"""What a gate decided, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from amidiag.model import ExitCode
+from amidiag.report.junit import Case
+from amidiag.soak.gate import Check
+
+_STYLE = {"failed": "bold red", "undecided": "yellow", "passed": "green"}
+_ORDER = ("failed", "undecided", "passed")
+
+
+def gate_report(checks: tuple[Check, ...], exit_code: int) -> Iterator[RenderableType]:
+    """One row per check, failures first, then the decision."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "arm", "check", "what it says"):
+        table.add_column(name)
+    for check in sorted(checks, key=lambda c: _ORDER.index(c.outcome)):
+        table.add_row(Text(check.outcome, _STYLE[check.outcome]), check.arm, check.name, check.message)
+    yield table
+    words = {
+        ExitCode.CLEAN: "gate passed",
+        ExitCode.FINDING: "gate failed: drift is proven",
+        ExitCode.UNDECIDED: "gate undecided: the cycles were not enough (--undecided pass lets this through)",
+    }
+    yield Text(words[exit_code], style="bold")
+
+
+def cases(checks: tuple[Check, ...]) -> tuple[Case, ...]:
+    """The checks as JUnit test cases."""
+    return tuple(Case(c.arm, c.name, c.outcome, c.message, c.detail, c.seconds) for c in checks)

@@ -1,0 +1,35 @@
+"""Measured growth of a live process, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from amidiag.model import Envelope
+from amidiag.report.fd_table import findings, heading
+from amidiag.report.series_table import series_table, time_left
+from amidiag.report.words import count, duration
+
+
+def rate_report(report: Envelope) -> Iterator[RenderableType]:
+    """Heading, one row per resource, what growth follows, findings and notes."""
+    yield heading(report.processes[0])
+    polls = report.data["polls"]
+    seen = "no status page: cycles cannot be seen" if polls is None else f"{count(polls)} polls seen"
+    yield Text(
+        f"watched for {duration(report.data['seconds'])}, {count(report.data['samples'])} samples, {seen}"
+    )
+    yield series_table(report.series, "poll")
+    for entry in report.series:
+        if entry.verdict in ("leak", "growing") and entry.driver:
+            tail = f"; {time_left(entry)} at the pace seen" if entry.exhausts else ""
+            yield Text(f"   {entry.resource}: driver {entry.driver}{tail}", style="bold")
+    if any(entry.verdict == "growing" for entry in report.series) and report.data["polls"] is None:
+        yield Text(
+            "   rising is not yet a leak: run longer, or reproduce it with `amidiag soak`", style="dim"
+        )
+    yield from findings(report.findings)
+    for note in report.notes:
+        yield Text(f"note: {note}", style="dim")
