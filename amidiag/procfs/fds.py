@@ -1,0 +1,231 @@
+"""The open FDs of one process: how many, of what type, and which pipe ends and shared memory among them.
+
+The counting path is one `stat`. The full path is one readlink(2) per FD, plus what the type needs: a
+pipe an `lstat` for its open mode, a file its mode and first the proof that asking for it cannot block.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as modes
+from dataclasses import dataclass, field
+from functools import cache
+
+from amidiag.procfs.errors import explain
+from amidiag.procfs.mounts import Mounts, read_mounts
+from amidiag.procfs.segments import MEMFD, SHM_DIRECTORY, Segment, kind_of, segment_of
+
+READ, WRITE = 1, 2
+DELETED = " (deleted)"
+
+# A pipe is known by its link, "pipe:[4711]"; a FIFO by (device, inode).
+PipeKey = str | tuple[int, int]
+# FD, which pipe, and READ | WRITE as it was opened.
+PipeEnd = tuple[str, PipeKey, int]
+
+_NAMESPACES = frozenset(
+    ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
+)
+# File systems of the kernel's own, mounted nowhere: the link looks like a path.
+_KERNEL_FILES = {"/dmabuf:": "dmabuf", "/secretmem": "secretmem"}
+_TYPE_OF_MODE = {
+    modes.S_IFREG: "regular",
+    modes.S_IFDIR: "directory",
+    modes.S_IFCHR: "device",
+    modes.S_IFBLK: "block_device",
+    modes.S_IFIFO: "fifo",
+    modes.S_IFSOCK: "socket",
+    modes.S_IFLNK: "symlink",
+}
+
+
+@dataclass(slots=True)
+class FdScan:
+    """The FDs of one process at one instant.
+
+    Attributes:
+        by_type: number of FDs of each type; together all of them.
+        ends: every pipe and FIFO end.
+        fifo_names: last part of the path of each FIFO in `ends`.
+        segments: shared memory held open by an FD.
+        not_asked: FDs of type "file": on a file system that could block, or that is not known here.
+    """
+
+    pid: int
+    by_type: dict[str, int] = field(default_factory=dict)
+    ends: list[PipeEnd] = field(default_factory=list)
+    fifo_names: dict[PipeKey, str] = field(default_factory=dict)
+    segments: list[Segment] = field(default_factory=list)
+    not_asked: int = 0
+
+    @property
+    def open(self) -> int:
+        """How many FDs are open."""
+        return sum(self.by_type.values())
+
+
+@cache
+def size_is_count() -> bool:
+    """Whether `st_size` of `/proc/PID/fd` is the number of open FDs: since Linux 6.2; before, it is 0."""
+    directory = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return os.fstat(directory).st_size > 0  # At least `directory` itself is open.
+    finally:
+        os.close(directory)
+
+
+def count(pid: int, *, listing: bool | None = None) -> int:
+    """How many FDs are open. `listing=True` forces the way of kernels before 6.2.
+
+    Raises ProcessGone; when listing NoPermission, which the `stat` never needs.
+    """
+    listed = not size_is_count() if listing is None else listing
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd")) if listed else os.stat(f"/proc/{pid}/fd").st_size
+    except OSError as error:
+        raise explain(error, pid, None, "the FDs") from error
+
+
+def open_directory(pid: int) -> int:
+    """A descriptor of `/proc/PID/fd`, which stays bound to this process when the PID is reused."""
+    return os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def read_links(directory: int) -> list[tuple[str, str]]:
+    """(FD, what it leads to) of every FD. Raises OSError. Needs one more free descriptor."""
+    links = []
+    readlink = os.readlink
+    for fd in os.listdir(directory):
+        try:
+            links.append((fd, readlink(fd, dir_fd=directory)))
+        except FileNotFoundError:
+            continue  # Closed since the listing.
+    return links
+
+
+def open_mode(fd: str, directory: int) -> int:
+    """READ | WRITE as the FD was opened, 0 with O_PATH. Raises FileNotFoundError once it is closed.
+
+    The permissions of the link itself say it (fs/proc/fd.c, tid_fd_update_inode): no need of fdinfo.
+    """
+    mode = os.stat(fd, dir_fd=directory, follow_symlinks=False).st_mode
+    return (READ if mode & modes.S_IRUSR else 0) | (WRITE if mode & modes.S_IWUSR else 0)
+
+
+def scan(pid: int, name: str | None = None) -> FdScan:
+    """Read all FDs of a process with their types. Raises ProcessGone, NoPermission, ReaderExhausted.
+
+    A process that ends meanwhile may give a partial answer: check its identity afterwards. Threads that
+    have left the common FD table (unshare(2), CLONE_FILES) are not looked at.
+    """
+    try:
+        directory = open_directory(pid)
+        try:
+            return _Scanner(pid, name, directory).run(read_links(directory))
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise explain(error, pid, name, "the FDs") from error
+
+
+def type_without_path(target: str) -> str:
+    """Type of an FD that leads to no path: `socket:[1]`, `anon_inode:[eventfd]`, `net:[4026531833]`."""
+    head, _, tail = target.partition(":")
+    if head != "anon_inode":
+        return "namespace" if head in _NAMESPACES else head
+    kind = tail.strip("[]")
+    return "bpf" if kind.startswith("bpf") else kind
+
+
+class _Scanner:
+    """Sorts the links of one process."""
+
+    def __init__(self, pid: int, name: str | None, directory: int) -> None:
+        self._result = FdScan(pid)
+        self._name = name
+        self._directory = directory
+        self._mounts: Mounts | None = None
+        self._type_of_path: dict[str, str] = {}
+
+    def run(self, links: list[tuple[str, str]]) -> FdScan:
+        counts = self._result.by_type
+        for fd, target in links:
+            kind: str | None
+            if target.startswith("pipe:["):
+                kind = "pipe"
+                self._add_end(fd, target)
+            elif target[0] != "/":
+                kind = type_without_path(target)
+            else:
+                # One path is one file, so that a thousand FDs on it cost one question. Not so for
+                # unlinked ones, which may have had the same name one after the other.
+                kind = self._type_of_path.get(target) or self._type_by_asking(fd, target)
+            if kind is not None:
+                counts[kind] = counts.get(kind, 0) + 1
+        return self._result
+
+    def _add_end(self, fd: str, key: PipeKey) -> None:
+        try:
+            self._result.ends.append((fd, key, open_mode(fd, self._directory)))
+        except FileNotFoundError:
+            return  # Closed since the listing.
+
+    def _type_by_asking(self, fd: str, target: str) -> str | None:
+        for prefix, kernel_type in _KERNEL_FILES.items():
+            if target.startswith(prefix):
+                return kernel_type
+        if not self._may_ask(fd, target):
+            return self._type_without_asking(target)
+        try:
+            answer = os.stat(fd, dir_fd=self._directory)
+        except FileNotFoundError:
+            return None  # Closed since the listing.
+        return self._type_of(fd, target, answer)
+
+    def _may_ask(self, fd: str, target: str) -> bool:
+        """Whether `stat` through the link is safe.
+
+        It is answered by the file system of the open file, which for nfs or fuse may be dead: then it
+        never returns. A prefix of the path is no proof of the mount (it may be detached or covered), so
+        fdinfo is asked for its id. Memory of the kernel has no such risk.
+        """
+        if target.startswith(MEMFD):
+            return True
+        if self._mounts is None:
+            self._mounts = read_mounts(self._result.pid, self._name)
+        if target.startswith(SHM_DIRECTORY) and self._mounts.only_tmpfs_at("/dev/shm"):
+            return True
+        mount_id = self._mount_id(fd)
+        return mount_id is not None and self._mounts.is_local(mount_id)
+
+    def _mount_id(self, fd: str) -> int | None:
+        try:
+            with open(f"/proc/{self._result.pid}/fdinfo/{fd}", "rb", buffering=0) as file:
+                _, found, rest = file.read().partition(b"mnt_id:")
+        except FileNotFoundError:
+            return None  # Closed since the listing.
+        return int(rest.split(None, 1)[0]) if found else None
+
+    def _type_without_asking(self, target: str) -> str:
+        if target.startswith("/dev/") and not target.startswith(SHM_DIRECTORY):
+            return "device"
+        self._result.not_asked += 1
+        return "file"
+
+    def _type_of(self, fd: str, target: str, answer: os.stat_result) -> str:
+        kind = _TYPE_OF_MODE.get(modes.S_IFMT(answer.st_mode), "file")
+        if kind == "fifo":
+            key = (answer.st_dev, answer.st_ino)
+            self._result.fifo_names[key] = target.removesuffix(DELETED).rpartition("/")[2]
+            self._add_end(fd, key)
+            return kind
+        if kind == "regular":
+            shm_kind = kind_of(target)
+            if shm_kind is not None:
+                self._result.segments.append(segment_of(target, shm_kind, answer))
+                kind = "memfd" if shm_kind == "memfd" else "shm"
+            elif answer.st_nlink == 0:
+                return "deleted"
+        if not target.endswith(DELETED):
+            self._type_of_path[target] = kind
+        return kind

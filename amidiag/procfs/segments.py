@@ -1,0 +1,51 @@
+"""A piece of shared memory, and how its name tells its kind."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+SHM_DIRECTORY = "/dev/shm/"
+MEMFD = "/memfd:"
+KINDS = ("torch", "posix", "memfd", "sysv", "anonymous", "device")
+
+# What the kernel calls shared anonymous memory (mm/shmem.c, shmem_zero_setup).
+_ANONYMOUS = "/dev/zero (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Shared memory that a process maps or holds open. Sizes in bytes.
+
+    `allocated` are its blocks in memory or swap; None where it could not be asked. `size` is what it
+    was given by ftruncate(2), which a sparse segment need not use.
+    """
+
+    device: int
+    inode: int
+    kind: str
+    name: str
+    size: int | None
+    allocated: int | None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What makes it one and the same wherever it is seen: (device, inode)."""
+        return self.device, self.inode
+
+
+def kind_of(name: str) -> str | None:
+    """The kind of shared memory behind a link of `/proc/PID/fd` or a name in `maps`; None for other files."""
+    if name.startswith(SHM_DIRECTORY):
+        return "torch" if name.startswith(SHM_DIRECTORY + "torch_") else "posix"
+    if name.startswith(MEMFD):
+        return "memfd"
+    if name.startswith("/SYSV"):
+        return "sysv"
+    return "anonymous" if name == _ANONYMOUS else None
+
+
+def segment_of(name: str, kind: str, stat: os.stat_result) -> Segment:
+    """The segment that `stat` was asked of."""
+    # st_blocks counts 512 bytes, whatever st_blksize says (stat(3type)).
+    return Segment(stat.st_dev, stat.st_ino, kind, name, stat.st_size, stat.st_blocks * 512)

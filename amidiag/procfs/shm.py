@@ -1,0 +1,167 @@
+"""Shared memory: what a process maps and what it holds open, each segment once.
+
+RssShmem sees only what is mapped and touched: a DataLoader's queued batches, which live only as FDs on
+deleted files, are not in it, and summing it over a tree counts shared pages several times. The union by
+(device, inode) with allocated blocks is exact.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from amidiag.model import DevShm, ShmUse
+from amidiag.procfs.errors import explain
+from amidiag.procfs.fds import FdScan
+from amidiag.procfs.mounts import LOCAL, read_mounts
+from amidiag.procfs.processes import read_file
+from amidiag.procfs.segments import KINDS, SHM_DIRECTORY, Segment, kind_of, segment_of
+
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The shared memory of one process, by (device, inode).
+
+    `device_mappings`: shared mappings of device files, whose memory the kernel does not account for.
+    """
+
+    segments: Mapping[Key, Segment]
+    device_mappings: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    key: Key
+    kind: str
+    name: str
+    start: int
+    end: int
+
+
+def read_holding(scan: FdScan, name: str | None = None) -> Holding:
+    """What process `scan.pid` maps or holds by FD. Raises ProcessGone, NoPermission.
+
+    Segments that are only mapped and may not be followed have `allocated` None: following
+    `/proc/PID/map_files` takes CAP_CHECKPOINT_RESTORE (proc_pid_map_files(5)).
+    """
+    segments = {segment.key: segment for segment in scan.segments}
+    mappings, devices = parse_maps(read_file(scan.pid, "maps", "the memory map", name))
+    for mapping in mappings:
+        if mapping.key not in segments:
+            segments[mapping.key] = _follow(scan.pid, mapping)
+    return Holding(segments, devices)
+
+
+def parse_maps(data: bytes) -> tuple[list[_Mapping], int]:
+    """Mappings of shared memory in `/proc/PID/maps` (proc_pid_maps(5)), and how many are of devices."""
+    found: dict[Key, _Mapping] = {}
+    devices: set[str] = set()
+    for line in data.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) < 6:
+            continue
+        target = fields[5].decode("utf-8", "surrogateescape")
+        kind = kind_of(target)
+        if kind is None:
+            if target.startswith("/dev/") and fields[1].endswith(b"s"):
+                devices.add(target)
+            continue
+        major, _, minor = fields[3].partition(b":")
+        key = os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
+        start, _, end = fields[0].partition(b"-")
+        found.setdefault(key, _Mapping(key, kind, target, int(start, 16), int(end, 16)))
+    return list(found.values()), len(devices)
+
+
+def _follow(pid: int, mapping: _Mapping) -> Segment:
+    """Ask the mapped file for its blocks; by its path or as SysV segment where `map_files` is refused."""
+    # All of these are memory of the kernel: a stat cannot block, unlike one of any mapped file.
+    ways = [f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"]
+    if mapping.name.startswith(SHM_DIRECTORY) and read_mounts(pid).only_tmpfs_at("/dev/shm"):
+        ways.append(f"/proc/{pid}/root{mapping.name}")
+    for way in ways:
+        try:
+            segment = segment_of(mapping.name, mapping.kind, os.stat(way))
+        except (FileNotFoundError, PermissionError):
+            continue  # Unmapped, unlinked, or not for this user: then the next way.
+        if segment.key == mapping.key:
+            return segment
+    allocated = _sysv_bytes(pid, mapping.key[1]) if mapping.kind == "sysv" else None
+    return Segment(*mapping.key, mapping.kind, mapping.name, None, allocated)
+
+
+def _sysv_bytes(pid: int, shmid: int) -> int | None:
+    """Memory and swap of a SysV segment, whose inode is its id (sysvipc(7), `/proc/sysvipc/shm`)."""
+    try:
+        # The table is that of the reader's IPC namespace: elsewhere the same id is another segment.
+        if os.stat(f"/proc/{pid}/ns/ipc").st_ino != os.stat("/proc/self/ns/ipc").st_ino:
+            return None
+        with open("/proc/sysvipc/shm", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return None  # A kernel without SysV, or no permission: the caller says "lower bound".
+    columns = {title: number for number, title in enumerate(rows[0])}
+    for row in rows[1:]:
+        if int(row[columns["shmid"]]) == shmid:
+            return int(row[columns["rss"]]) + int(row[columns["swap"]])
+    return None
+
+
+def unite(holdings: Iterable[Holding]) -> dict[Key, Segment]:
+    """All segments of several processes, each once; one process may know the size of what another maps."""
+    united: dict[Key, Segment] = {}
+    for holding in holdings:
+        for key, segment in holding.segments.items():
+            known = united.get(key)
+            if known is None or known.allocated is None:
+                united[key] = segment
+    return united
+
+
+def complete(holding: Holding, united: Mapping[Key, Segment]) -> Holding:
+    """The same holding with sizes filled in that another process of the tree knew."""
+    segments = {
+        key: replace(segment, size=united[key].size, allocated=united[key].allocated)
+        for key, segment in holding.segments.items()
+    }
+    return Holding(segments, holding.device_mappings)
+
+
+def total(segments: Iterable[Segment]) -> tuple[int, bool]:
+    """Allocated bytes of distinct segments, and whether that is only a lower bound."""
+    sizes = [segment.allocated for segment in segments]
+    return sum(size for size in sizes if size is not None), None in sizes
+
+
+def use_of(holding: Holding, rss: int | None) -> ShmUse:
+    """The figures of one process. "device" is left out where devices are mapped: its bytes are not known."""
+    by_kind = dict.fromkeys(KINDS, 0)
+    for segment in holding.segments.values():
+        by_kind[segment.kind] += segment.allocated or 0
+    if holding.device_mappings:
+        del by_kind["device"]
+    return ShmUse(rss=rss, held=sum(by_kind.values()), by_kind=by_kind)
+
+
+def dev_shm(pid: int, name: str | None = None) -> DevShm:
+    """Size and use of `/dev/shm` as process `pid` sees it. Raises ProcessGone, NoPermission.
+
+    None where there is none, where it has no limit (a tmpfs of size=0), or where it lies on a file
+    system that could block.
+    """
+    mounts = read_mounts(pid, name)
+    fs_type = mounts.type_at("/dev/shm") or mounts.type_at("/")
+    if fs_type not in LOCAL:
+        return DevShm(size=None, used=None)
+    try:
+        answer = os.statvfs(f"/proc/{pid}/root/dev/shm")
+    except FileNotFoundError:
+        return DevShm(size=None, used=None)  # A root directory without it (or ended: identity tells).
+    except OSError as error:
+        raise explain(error, pid, name, "/dev/shm") from error
+    if answer.f_blocks == 0:
+        return DevShm(size=None, used=None)
+    return DevShm(answer.f_blocks * answer.f_frsize, (answer.f_blocks - answer.f_bfree) * answer.f_frsize)
