@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from worker import exit_codes
+from worker.cpu import wait_passively
 
 if TYPE_CHECKING:
     from worker.settings import Loaded, SettingsError
@@ -62,6 +63,7 @@ def run_command(
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
     _say_remarks(loaded)
+    wait_passively()
     from worker import service
     from worker.settings import SettingsError
 

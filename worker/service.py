@@ -13,6 +13,7 @@ from amidiag.target.status_page import StatusPage
 from worker import exit_codes
 from worker.antenna.client import AntennaClient
 from worker.antenna.schemas import AntennaError, UnauthorizedError, UnavailableError
+from worker.cpu import set_torch_threads
 from worker.draining import Drain
 from worker.ingest.loader import pins_memory
 from worker.loop import Worker
@@ -108,12 +109,6 @@ def chosen_pipelines(settings: WorkerSettings) -> tuple[str, ...]:
         allowed = f"empty or some of {', '.join(PIPELINES)}"
         raise SettingsError([Problem(env_name("pipelines"), ",".join(wanted), allowed, ", ".join(unknown))])
     return wanted or tuple(PIPELINES)
-
-
-def set_torch_threads(loader_processes: int) -> None:
-    """Leave a CPU to each loader process; an operator's OMP_NUM_THREADS wins."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - loader_processes))
 
 
 def register(settings: WorkerSettings, projects: Sequence[int]) -> Iterable[str]:
