@@ -19,6 +19,7 @@ from amidiag.soak.traps import (
     TrapSpec,
     load_mix,
     render,
+    truth,
 )
 
 
@@ -175,3 +176,10 @@ def test_the_mix_is_mixed() -> None:
 def test_a_wrong_spec_says_what_is_wrong(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         TrapSpec(**{"seed": 1, "width": 640, "height": 480, **wrong})
+
+
+def test_truth_is_that_of_the_drawn_image():
+    for seed in range(6):
+        spec = TrapSpec(seed=seed, width=640, height=480)
+        assert truth(spec) == render(spec).insects
+    assert truth(TrapSpec(seed=1, width=640, height=480, broken="truncated")) == ()

@@ -1,6 +1,6 @@
 """Trap images from a seed, with the truth of what was planted in them: numpy and Pillow (extra `soak`)."""
 
-from amidiag.soak.traps.render import render
+from amidiag.soak.traps.render import render, truth
 from amidiag.soak.traps.spec import (
     BACKGROUNDS,
     BROKEN_KINDS,
@@ -26,4 +26,5 @@ __all__ = [
     "TrapSpec",
     "load_mix",
     "render",
+    "truth",
 ]

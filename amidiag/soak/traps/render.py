@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from amidiag.soak.traps.sketch import Tile, paint
 from amidiag.soak.traps.spec import BACKGROUNDS, KIND_OF_SPECIES, LIGHTS, PlantedInsect, TrapImage, TrapSpec
 
 _COARSE = 1024  # cells on the long side of the grid that the sheet is drawn on
+_CHOICE, _SHEET, _INSECTS, _DUST = range(4)  # streams of the seed
 _SMALLEST = 24.0  # pixels: the length under which an insect is no longer one
 
 
@@ -41,9 +43,7 @@ def render(spec: TrapSpec) -> TrapImage:
 
 def paint_scene(spec: TrapSpec) -> tuple[Pixels, tuple[PlantedInsect, ...]]:
     """The image of `spec` before it is encoded, (height, width, 3), with its truth. Ignores `broken`."""
-    choice, sheet_rng, insect_rng, dust_rng = (
-        np.random.default_rng([spec.seed, stream]) for stream in range(4)
-    )
+    choice, sheet_rng, dust_rng = (np.random.default_rng([spec.seed, s]) for s in (_CHOICE, _SHEET, _DUST))
     family = spec.background or str(choice.choice(BACKGROUNDS))
     lamp = spec.light or str(choice.choice(LIGHTS))
     noise = float(choice.uniform(1.5, 4.0)) * (1.6 if lamp == "dusk" else 1.0)
@@ -64,37 +64,54 @@ def paint_scene(spec: TrapSpec) -> tuple[Pixels, tuple[PlantedInsect, ...]]:
     )
     if spec.distractors:
         distractors.litter(pixels, dust_rng, reserve)
-    insects = _plant(pixels, lit, spec, insect_rng, reserve)
+    insects = _plant(pixels, lit, spec, reserve)
     _add_grain(pixels, tile)
     return pixels, insects
 
 
-def _plant(pixels: Pixels, lit: Field, spec: TrapSpec, rng: Rng, reserve: int) -> tuple[PlantedInsect, ...]:
-    """Draw insects onto `pixels` where there is room, and say where they are."""
+def truth(spec: TrapSpec) -> tuple[PlantedInsect, ...]:
+    """What is planted in the image of `spec`, without drawing the image: the insects of `render(spec)`."""
+    if spec.broken is not None:
+        return ()
+    return tuple(insect for _, insect in _placed(spec))
+
+
+def _plant(pixels: Pixels, lit: Field, spec: TrapSpec, reserve: int) -> tuple[PlantedInsect, ...]:
+    """Draw the insects onto `pixels`, and say where they are."""
     height, width = pixels.shape[:2]
-    short = min(height, width)
-    least = max(_SMALLEST, spec.insect_size[0] * short)
-    most = max(least * 1.3, spec.insect_size[1] * short)
     planted: list[PlantedInsect] = []
-    for _ in range(int(rng.integers(spec.insects[0], spec.insects[1] + 1))):
-        # First the kind, then a species of it: both kinds are equally frequent.
-        kind = "moth" if rng.random() < 0.5 else "nonmoth"
-        species = str(rng.choice([name for name, of in KIND_OF_SPECIES.items() if of == kind]))
-        size = float(np.exp(rng.uniform(np.log(least), np.log(most))))
-        tile = paint(draw(species, rng), float(rng.uniform(0, 2 * np.pi)), size, 0.06, rng)
-        place = _free_place(tile, [insect.bbox for insect in planted], width, height, rng)
-        if place is None:
-            continue
-        x, y = place
+    for tile, insect in _placed(spec):
+        x, y = int(insect.bbox[0]), int(insect.bbox[1])
         h, w = tile.opacity.shape
         glow = lit[(y + h // 2) * lit.shape[0] // height, (x + w // 2) * lit.shape[1] // width]
         region = pixels[y : y + h, x : x + w]
         alpha = tile.opacity[:, :, None]
         mixed = region * (1 - alpha) + alpha * np.float32(255) * tile.colour * glow
         region[:] = np.clip(mixed, reserve, 255 - reserve).astype(np.uint8)
-        bbox = (float(x), float(y), float(x + w), float(y + h))
-        planted.append(PlantedInsect(KIND_OF_SPECIES[species], species, bbox))
+        planted.append(insect)
     return tuple(planted)
+
+
+def _placed(spec: TrapSpec) -> Iterator[tuple[Tile, PlantedInsect]]:
+    """The insects of `spec` where there is room for them, each with the tile that shows it."""
+    rng = np.random.default_rng([spec.seed, _INSECTS])
+    short = min(spec.height, spec.width)
+    least = max(_SMALLEST, spec.insect_size[0] * short)
+    most = max(least * 1.3, spec.insect_size[1] * short)
+    taken: list[tuple[float, float, float, float]] = []
+    for _ in range(int(rng.integers(spec.insects[0], spec.insects[1] + 1))):
+        # First the kind, then a species of it: both kinds are equally frequent.
+        kind = "moth" if rng.random() < 0.5 else "nonmoth"
+        species = str(rng.choice([name for name, of in KIND_OF_SPECIES.items() if of == kind]))
+        size = float(np.exp(rng.uniform(np.log(least), np.log(most))))
+        tile = paint(draw(species, rng), float(rng.uniform(0, 2 * np.pi)), size, 0.06, rng)
+        place = _free_place(tile, taken, spec.width, spec.height, rng)
+        if place is None:
+            continue
+        x, y = place
+        h, w = tile.opacity.shape
+        taken.append((float(x), float(y), float(x + w), float(y + h)))
+        yield tile, PlantedInsect(KIND_OF_SPECIES[species], species, taken[-1])
 
 
 def _free_place(
