@@ -46,7 +46,8 @@ def command(
     """Measure how fast a process's FDs, threads, children and memory grow, per poll, loader, batch or second."""
     from amidiag.attach.status import StatusReader
     from amidiag.diagnosis import Context, diagnose
-    from amidiag.procfs import identify, observe_tree
+    from amidiag.procfs.identity import identify
+    from amidiag.procfs.observe import observe_tree
     from amidiag.series.live import judge_live, watch
 
     seconds = _seconds(span)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from amidiag.soak.recipe import Load
-from amidiag.soak.traps import TrapSpec
+from amidiag.soak.traps import BROKEN_KINDS, TrapSpec
 
-_BROKEN = ("truncated", "empty", "html", "not_an_image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,6 @@ def _job(load: Load, rng: random.Random, *, empty: bool) -> PlannedJob:
 
 def _image(load: Load, rng: random.Random) -> TrapSpec:
     width, height = rng.choice(load.sizes)
-    broken = rng.choice(_BROKEN) if rng.random() < load.broken_share else None
+    broken = rng.choice(BROKEN_KINDS) if rng.random() < load.broken_share else None
     seed = rng.randrange(2**31) if load.distinct_images == 0 else rng.randrange(load.distinct_images)
     return TrapSpec(seed=seed, width=width, height=height, format=rng.choice(load.formats), broken=broken)

@@ -9,13 +9,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from amidiag.model import VerdictKind
 
 CYCLE_KINDS = ("no_job", "empty_job", "active_job")
 STOPS = ("verdict", "certificate", "load")
-FORMATS = ("jpeg", "png")
+Format = Literal["jpeg", "png"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class RecipeError(Exception):
@@ -38,7 +39,7 @@ class Load:
     jobs_per_poll: tuple[int, ...]
     images_per_job: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
-    formats: tuple[str, ...]
+    formats: tuple[Format, ...]
     broken_share: float
     distinct_images: int
     pipelines: tuple[str, ...]
@@ -290,7 +291,7 @@ class _Reader:
             jobs_per_poll=table.counts("jobs_per_poll", [1]),
             images_per_job=table.counts("images_per_job", [8]),
             sizes=tuple((w, h) for w, h in sizes),
-            formats=table.texts("formats", ["jpeg"], FORMATS),
+            formats=table.texts("formats", ["jpeg"], FORMATS),  # type: ignore[arg-type]
             broken_share=table.number("broken_share", 0, 1, 0.0),
             distinct_images=table.count("distinct_images", 0),
             pipelines=table.texts("pipelines", ["moth_binary"]),

@@ -38,7 +38,7 @@ def _envelope(**parts: object) -> Envelope:
     return Envelope(command="x", generated_at="2026-01-01T00:00:00+00:00", host="h", exit_code=0, **parts)  # type: ignore[arg-type]
 
 
-def test_schema_is_valid_and_an_envelope_satisfies_it():
+def test_schema_is_valid_and_an_envelope_satisfies_it() -> None:
     Draft202012Validator.check_schema(schema())
     data = json.loads(envelope_text(_envelope(series=(_series(2.0),))))
     Draft202012Validator(schema()).validate(data)
@@ -49,17 +49,17 @@ def test_schema_is_valid_and_an_envelope_satisfies_it():
         Draft202012Validator(schema()).validate(data)
 
 
-def test_what_is_not_a_number_is_null():
+def test_what_is_not_a_number_is_null() -> None:
     data = json.loads(envelope_text(_envelope(data={"values": [1.0, math.nan, math.inf]})))
     assert data["data"]["values"] == [1.0, None, None]
 
 
-def test_peers_keep_the_word_self():
+def test_peers_keep_the_word_self() -> None:
     data = json.loads(envelope_text(_envelope(data={"peers": PeerCounts(self=3)})))
     assert data["data"]["peers"]["self"] == 3
 
 
-def test_junit():
+def test_junit() -> None:
     text = junit_xml(
         "gate",
         [
@@ -74,7 +74,7 @@ def test_junit():
     assert root.find(".//skipped") is not None
 
 
-def test_figures_for_people():
+def test_figures_for_people() -> None:
     assert [size(n) for n in (None, 0, 1023, 1536, 3 * 1024**3)] == [
         "?",
         "0 B",
@@ -95,7 +95,7 @@ def _finding(*mitigations: Mitigation) -> Finding:
     return Finding("FD101", "t", "error", 1, "fd.pipe", "c", mitigations=mitigations or MITIGATIONS)
 
 
-def test_env_file_keeps_other_lines_and_mode(tmp_path: Path):
+def test_env_file_keeps_other_lines_and_mode(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     name = "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS"
     path.write_text(f"# my worker\nAMI_ANTENNA_API_AUTH_TOKEN=secret\n{name}=true\n")
@@ -106,7 +106,7 @@ def test_env_file_keeps_other_lines_and_mode(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == [".env"]
 
 
-def test_env_file_takes_what_was_proven_and_never_what_failed(tmp_path: Path):
+def test_env_file_takes_what_was_proven_and_never_what_failed(tmp_path: Path) -> None:
     a = Mitigation("ami", "AMI_A", "1", "w", "c", proven=False)
     b = Mitigation("ami", "AMI_B", "2", "w", "c", proven=None)
     c = Mitigation("ami", "AMI_C", "3", "w", "c", proven=True)
@@ -116,7 +116,7 @@ def test_env_file_takes_what_was_proven_and_never_what_failed(tmp_path: Path):
     assert not (tmp_path / "none.env").exists()
 
 
-def test_env_file_on_a_full_disk_stays_as_it_was(tmp_path: Path):
+def test_env_file_on_a_full_disk_stays_as_it_was(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from amidiag.diagnosis.envfile import write_mitigations\n"

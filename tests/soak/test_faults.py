@@ -60,18 +60,18 @@ def _grown(tmp_path: Path, faults: list[str], *, persistent: bool) -> tuple[dict
     return json.loads(done.stdout), json.loads(report.read_text())
 
 
-def test_two_orphaned_pipe_ends_per_loader_process(tmp_path):
+def test_two_orphaned_pipe_ends_per_loader_process(tmp_path) -> None:
     grown, said = _grown(tmp_path, ["emulated-accelerator", "torch-atexit-per-loader"], persistent=True)
     assert grown == {"fds": 2 * LOADERS, "orphans": 2 * LOADERS}
     assert said["torch-atexit-per-loader"].startswith("armed")
     assert said["emulated-accelerator"].startswith("armed")
 
 
-def test_loader_processes_that_are_not_persistent_do_not_leak(tmp_path):
+def test_loader_processes_that_are_not_persistent_do_not_leak(tmp_path) -> None:
     grown, _ = _grown(tmp_path, ["emulated-accelerator", "torch-atexit-per-loader"], persistent=False)
     assert grown == {"fds": 0, "orphans": 0}
 
 
-def test_this_torch_by_itself_does_not_leak(tmp_path):
+def test_this_torch_by_itself_does_not_leak(tmp_path) -> None:
     grown, _ = _grown(tmp_path, ["emulated-accelerator"], persistent=True)
     assert grown == {"fds": 0, "orphans": 0}

@@ -28,15 +28,15 @@ active_job = 0.5
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_shipped_recipes_are_valid_and_named_after_their_file(name):
+def test_shipped_recipes_are_valid_and_named_after_their_file(name) -> None:
     assert load(name).name == name
 
 
-def test_the_shipped_recipes_are_those_that_the_issue_names():
+def test_the_shipped_recipes_are_those_that_the_issue_names() -> None:
     assert {"quickstart", "issue-145-empty-polls", "issue-145-active", "polling-only"} <= set(shipped())
 
 
-def test_pipe_leak_recipes_fix_every_setting_that_their_point_depends_on():
+def test_pipe_leak_recipes_fix_every_setting_that_their_point_depends_on() -> None:
     for name in ("quickstart", "issue-145-empty-polls", "issue-145-active", "polling-only"):
         settings = load(name).arms[0].settings
         prefix = "AMI_ANTENNA_API_DATALOADER_"
@@ -47,7 +47,7 @@ def test_pipe_leak_recipes_fix_every_setting_that_their_point_depends_on():
         assert settings[prefix + "PERSISTENT_WORKERS"] == "true"
 
 
-def test_recipe_by_path(tmp_path: Path):
+def test_recipe_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD)
     recipe = load(str(path))
@@ -84,7 +84,7 @@ def test_recipe_by_path(tmp_path: Path):
         ),
     ],
 )
-def test_broken_recipe_names_file_line_and_key(tmp_path: Path, old, new, line, words):
+def test_broken_recipe_names_file_line_and_key(tmp_path: Path, old, new, line, words) -> None:
     path = tmp_path / "broken.toml"
     path.write_text(GOOD.replace(old, new))
     with pytest.raises(RecipeError) as caught:
@@ -93,7 +93,7 @@ def test_broken_recipe_names_file_line_and_key(tmp_path: Path, old, new, line, w
     assert words in str(caught.value)
 
 
-def test_no_toml_and_no_file(tmp_path: Path):
+def test_no_toml_and_no_file(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("[recipe\n")
     with pytest.raises(RecipeError, match=r"not valid TOML: .*line 1"):
@@ -104,7 +104,7 @@ def test_no_toml_and_no_file(tmp_path: Path):
         load(str(tmp_path / "missing.toml"))
 
 
-def test_a_plan_is_fixed_by_its_seed_and_keeps_the_shares(tmp_path: Path):
+def test_a_plan_is_fixed_by_its_seed_and_keeps_the_shares(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("cycles = 10", "cycles = 2000\nwarm_up = 5"))
     recipe = load(str(path))

@@ -70,7 +70,7 @@ def start(runtime: Path) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("what", ["plain", "emfile", "fork"])
-def test_page_is_read_from_outside(start, what):
+def test_page_is_read_from_outside(start, what) -> None:
     _, identity, path = start(what)
     view = StatusReader()(identity)
     assert view is not None
@@ -83,7 +83,7 @@ def test_page_is_read_from_outside(start, what):
     assert os.stat(path).st_blocks * 512 >= os.stat(path).st_size
 
 
-def test_stopped_process_still_answers(start):
+def test_stopped_process_still_answers(start) -> None:
     process, identity, _ = start("plain")
     os.kill(process.pid, signal.SIGSTOP)
     first = StatusReader()(identity)
@@ -94,7 +94,7 @@ def test_stopped_process_still_answers(start):
     assert second.progress_age >= first.progress_age + 0.05
 
 
-def test_killed_process_leaves_its_page(start):
+def test_killed_process_leaves_its_page(start) -> None:
     process, identity, path = start("plain")
     process.kill()
     process.wait()
@@ -104,19 +104,19 @@ def test_killed_process_leaves_its_page(start):
     assert page.view.counters.loaders == 3
 
 
-def test_clean_exit_removes_the_file(start):
+def test_clean_exit_removes_the_file(start) -> None:
     _, identity, path = start("clean")
     assert not os.path.exists(path)
     assert StatusReader()(identity) is None
 
 
-def test_process_without_page_says_nothing(start):
+def test_process_without_page_says_nothing(start) -> None:
     plain = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert StatusReader()(identify(plain.pid)) is None
     plain.communicate(b"\n")
 
 
-def test_directory_of_others_is_refused(tmp_path, monkeypatch):
+def test_directory_of_others_is_refused(tmp_path, monkeypatch) -> None:
     open_dir = tmp_path / "open"
     open_dir.mkdir(mode=0o777)
     open_dir.chmod(0o777)
@@ -132,7 +132,7 @@ def test_directory_of_others_is_refused(tmp_path, monkeypatch):
     assert list(open_dir.iterdir()) == []
 
 
-def test_full_file_system_leaves_an_inert_page(tmp_path):
+def test_full_file_system_leaves_an_inert_page(tmp_path) -> None:
     # A tmpfs of one page: posix_fallocate fails with ENOSPC instead of a later SIGBUS.
     code = (
         "import os, sys; from amidiag.target.status_page import StatusPage\n"
@@ -157,7 +157,7 @@ def test_full_file_system_leaves_an_inert_page(tmp_path):
     assert left == "[]"
 
 
-def test_damaged_and_foreign_files_are_not_believed(tmp_path):
+def test_damaged_and_foreign_files_are_not_believed(tmp_path) -> None:
     path = tmp_path / "1-2.status"
     path.write_bytes(b"x" * 16384)
     path.chmod(0o600)
@@ -168,7 +168,7 @@ def test_damaged_and_foreign_files_are_not_believed(tmp_path):
         read_page(str(path))
 
 
-def test_counts_from_many_threads_are_all_there(start, runtime, monkeypatch):
+def test_counts_from_many_threads_are_all_there(start, runtime, monkeypatch) -> None:
     import threading
 
     monkeypatch.setenv("AMIDIAG_RUNTIME_DIR", str(runtime))
