@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -89,6 +90,14 @@ def a_result(image_id: str) -> dict[str, Any]:
 
 def traps(count: int) -> tuple[TrapSpec, ...]:
     return tuple(TrapSpec(seed=seed, width=160, height=120) for seed in range(count))
+
+
+def address(server: AntennaServer) -> tuple[str, int]:
+    """Host and port."""
+    parts = urlsplit(server.base_url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return parts.hostname, parts.port
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-from urllib.parse import urlsplit
 
 import pytest
 import requests
-from antenna_client import TIME_LIMIT_S, Worker, a_result, traps
+from antenna_client import TIME_LIMIT_S, Worker, a_result, address, traps
 
 from amidiag.soak.antenna import AntennaServer, JobSpec
 
@@ -232,8 +231,7 @@ def test_requests_bytes_and_connections_are_counted(server: AntennaServer, worke
 
 def exchange(server: AntennaServer, sent: bytes) -> bytes:
     """All that the server says to these bytes, until it closes the connection."""
-    parts = urlsplit(server.base_url)
-    with socket.create_connection((parts.hostname, parts.port), timeout=TIME_LIMIT_S) as connection:
+    with socket.create_connection(address(server), timeout=TIME_LIMIT_S) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))

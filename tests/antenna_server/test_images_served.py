@@ -14,6 +14,7 @@ from PIL import Image
 from amidiag.soak.antenna import AntennaServer, ImageSpec, JobSpec
 from amidiag.soak.antenna.image_store import ImageFile, ImageStore, render_trap
 from amidiag.soak.traps import BROKEN_KINDS, TrapSpec, render
+from amidiag.soak.traps.spec import Broken
 
 JPEG = TrapSpec(seed=3, width=320, height=240, insects=(1, 4), insect_size=(0.1, 0.3))
 
@@ -35,7 +36,7 @@ def test_a_download_is_the_rendered_image_under_the_suffix_of_its_format(
 
 @pytest.mark.parametrize("broken", BROKEN_KINDS)
 def test_broken_images_arrive_as_broken_as_they_are(
-    server: AntennaServer, worker: Worker, broken: str
+    server: AntennaServer, worker: Worker, broken: Broken
 ) -> None:
     spec = replace(JPEG, broken=broken)
     job = server.add_job(JobSpec("moth_binary", (spec,)))

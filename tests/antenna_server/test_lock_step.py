@@ -9,10 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from urllib.parse import urlsplit
 
 import pytest
-from antenna_client import TIME_LIMIT_S, Worker, eventually, traps
+from antenna_client import TIME_LIMIT_S, Worker, address, eventually, traps
 
 from amidiag.soak.antenna import AntennaServer, AntennaServerError, FaultSpec, JobSpec
 
@@ -139,10 +138,9 @@ def test_a_held_poll_meets_its_fault_when_it_is_released(server: AntennaServer) 
 def test_a_poll_whose_worker_went_away_is_not_held(server: AntennaServer) -> None:
     server.hold_polls()
     descriptors = fd_count(server.pid)
-    parts = urlsplit(server.base_url)
     request = b"GET /api/v2/jobs HTTP/1.1\r\nAuthorization: Token trap-token\r\n\r\n"
     for _ in range(20):
-        with socket.create_connection((parts.hostname, parts.port)) as connection:
+        with socket.create_connection(address(server)) as connection:
             connection.sendall(request)
             assert server.wait_poll(TIME_LIMIT_S)
         assert eventually(lambda: server.state().polls_waiting == 0)

@@ -24,7 +24,12 @@ def hasty() -> Iterator[AntennaServer]:
 
 def reserve_one(worker: Worker, job: int) -> dict[str, str]:
     tasks: list[dict[str, str]] = []
-    assert eventually(lambda: bool(tasks.extend(worker.reserve(job, 1)) or tasks))
+
+    def got_one() -> bool:
+        tasks.extend(worker.reserve(job, 1))
+        return bool(tasks)
+
+    assert eventually(got_one)
     return tasks[0]
 
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import requests
-from antenna_client import TIME_LIMIT_S, TOKEN, Worker, eventually, traps
+from antenna_client import TIME_LIMIT_S, TOKEN, Worker, address, eventually, traps
 
 from amidiag.soak.antenna import AntennaServer, FaultSpec, ImageSpec, JobSpec, ServerConfig
-
-
-def address(server: AntennaServer) -> tuple[str, int]:
-    parts = urlsplit(server.base_url)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    return parts.hostname, parts.port
 
 
 def image_url(server: AntennaServer, worker: Worker, image: ImageSpec) -> str:

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from antenna_client import TIME_LIMIT_S, TOKEN, Worker
-from test_server_faults import address
+from antenna_client import TIME_LIMIT_S, TOKEN, Worker, address
 
 from amidiag.soak.antenna import AntennaServer, AntennaServerError, JobSpec, ServerConfig
 
@@ -112,6 +111,8 @@ def test_ctrl_c_at_the_controller_ends_both(controllers: Any, arguments: tuple[s
 
 
 def test_ctrl_c_at_the_server_does_not_end_it(server: AntennaServer, worker: Worker) -> None:
+    # Before it can ignore it, it must not even get it.
+    assert os.getpgid(server.pid) == server.pid
     os.kill(server.pid, signal.SIGINT)
 
     assert worker.poll() == []
@@ -130,6 +131,25 @@ def test_stop_ends_the_process_and_frees_the_port() -> None:
     assert port_is_free(port)
     with pytest.raises(AntennaServerError, match="is not running"):
         server.state()
+
+
+def test_stop_ends_the_process_though_a_fork_of_the_controller_still_has_its_sockets() -> None:
+    server = AntennaServer(ServerConfig(token=TOKEN))
+    server.start()
+    server.state()
+    process = server._process
+    assert process is not None
+    forked = os.fork()
+    if forked == 0:
+        signal.pause()
+    try:
+        server.stop()
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+
+    # It ended by itself, and was not killed after a limit.
+    assert process.returncode == 0
 
 
 def test_an_error_in_the_controller_ends_the_server() -> None:

@@ -85,7 +85,7 @@ class TaskQueue:
         self._deliveries = 0
         self._unknown_replies = 0
         self._by_reply: dict[str, tuple[_Task, float]] = {}
-        self._deadlines: list[tuple[float, int, _Task, int]] = []
+        self._deadlines: list[tuple[float, int, _Task]] = []
 
     def add_job(self, job_id: int, image_ids: Sequence[str]) -> None:
         """Adds one task per image. Raises ValueError for a job id already there."""
@@ -193,7 +193,7 @@ class TaskQueue:
         )
         deadline = now + self._visibility_timeout_s
         self._by_reply[subject] = (task, deadline)
-        heapq.heappush(self._deadlines, (deadline, self._deliveries, task, task.deliveries))
+        heapq.heappush(self._deadlines, (deadline, self._deliveries, task))
         self._move(task, "reserved")
         return Delivery(f"job-{job.job_id}-task-{task.number}", task.image_id, subject, task.deliveries)
 
@@ -201,8 +201,10 @@ class TaskQueue:
         """Ends the reservations whose time is over; returns the time now."""
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, task, delivery = heapq.heappop(self._deadlines)
-            if task.stage != "reserved" or task.deliveries != delivery:
+            _, _, task = heapq.heappop(self._deadlines)
+            # A task is delivered again only after its earlier deadline was taken off this heap, so
+            # the deadline is that of the delivery now out, where one is.
+            if task.stage != "reserved":
                 continue
             if task.deliveries >= self._max_deliver:
                 self._move(task, "lost")
