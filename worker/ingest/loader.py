@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from worker.ingest import child_deaths
 from worker.ingest.batch import Batch, collate
 from worker.ingest.dataset import ImageDataset
 from worker.ingest.reservation import TaskSampler
@@ -85,6 +86,7 @@ class JobLoader:
         assert self._loader is not None
         try:
             self._iterator = iter(self._loader)
+            child_deaths.hold_back()
         except (OSError, RuntimeError, EOFError) as e:
             self._oldest = 2
             self.close()
@@ -102,7 +104,9 @@ class JobLoader:
         """
         assert self._iterator is not None
         try:
-            batch = next(self._iterator, None)
+            with child_deaths.reported():
+                _check_alive(self._iterator)
+                batch = next(self._iterator, None)
         except Exception as e:
             # DataLoader re-raises what a loader process raised as its own type, whatever that is.
             self._oldest = 2
@@ -127,9 +131,24 @@ class JobLoader:
             torch.cuda.empty_cache()
 
 
+def _check_alive(iterator: Any) -> None:
+    """See what torch cannot: a process that was reaped already, or is the fork server's child.
+
+    Until an iteration has ended all its processes live; after that there is nothing to wait for.
+    """
+    dead = [p.pid for p in _processes(iterator) if not iterator._shutdown and not p.is_alive()]
+    if dead:
+        raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) has died")
+
+
+def _processes(iterator: Any) -> Sequence[BaseProcess]:
+    # Without loader processes the iterator has no such attribute.
+    return getattr(iterator, "_workers", ())
+
+
 def _shut_down(iterator: Any) -> None:
     """DataLoader's own shutdown, which may hang on a loader process that does not answer (FACTS 8)."""
-    processes: Sequence[BaseProcess] = getattr(iterator, "_workers", ())
+    processes = _processes(iterator)
     if not processes:
         return
     killer = threading.Timer(TEARDOWN_LIMIT_S, _kill, [processes])
@@ -138,7 +157,7 @@ def _shut_down(iterator: Any) -> None:
     try:
         iterator._shutdown_workers()
     except (RuntimeError, OSError) as e:
-        # torch's SIGCHLD handler reports a loader process that died; it is being ended anyway.
+        # Of a queue or process that broke before; it is being ended anyway.
         log.warning("a loader process did not end cleanly: %s", _first_line(e))
     finally:
         killer.cancel()

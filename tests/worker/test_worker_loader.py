@@ -1,0 +1,227 @@
+"""The loader: each setting reaches DataLoader, each start method works, and it ends without a trace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import active_children
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worker_rig import job, settings_for, traps
+
+from amidiag.soak.antenna import AntennaServer, ImageSpec
+from amidiag.soak.traps import TrapSpec, render
+from worker.antenna.client import AntennaClient
+from worker.antenna.schemas import Task
+from worker.ingest.batch import Batch
+from worker.ingest.dataset import ImageDataset
+from worker.ingest.decode import decode
+from worker.ingest.loader import JobLoader, LoaderError, build
+from worker.settings import WorkerSettings, read
+
+DATALOADER = "AMI_ANTENNA_API_DATALOADER_"
+
+
+def configured(**changes: str) -> WorkerSettings:
+    return read(environ=changes).settings
+
+
+def loader_for(**changes: str) -> Any:
+    return build(configured(**changes), ImageDataset(1), [])
+
+
+def tasks_of(server: AntennaServer, *images: TrapSpec | ImageSpec) -> list[Task]:
+    client = AntennaClient(server.base_url, server.config.token)
+    tasks = client.reserve(server.add_job(job(*images)), 1000)
+    client.close()
+    return tasks
+
+
+def batches(settings: WorkerSettings, *lists: list[Task]) -> Iterator[Batch]:
+    with JobLoader(settings, lists) as loader:
+        while (batch := loader.next()) is not None:
+            yield batch
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_the_start_method_reaches_the_dataloader(method: str) -> None:
+    loader = loader_for(**{DATALOADER + "MP_CONTEXT": method})
+    assert loader.multiprocessing_context.get_start_method() == method
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "attribute", "expected"),
+    [
+        (DATALOADER + "MP_CONTEXT", "", "multiprocessing_context", None),
+        (DATALOADER + "TIMEOUT_S", "17", "timeout", 17),
+        (DATALOADER + "TIMEOUT_S", "0", "timeout", 0),
+        (DATALOADER + "PREFETCH_FACTOR", "7", "prefetch_factor", 7),
+        (DATALOADER + "PERSISTENT_WORKERS", "true", "persistent_workers", True),
+        (DATALOADER + "PERSISTENT_WORKERS", "false", "persistent_workers", False),
+        (DATALOADER + "PIN_MEMORY", "true", "pin_memory", True),
+        (DATALOADER + "PIN_MEMORY", "false", "pin_memory", False),
+        ("AMI_NUM_WORKERS", "2", "num_workers", 2),
+    ],
+)
+def test_a_setting_reaches_the_dataloader(setting: str, value: str, attribute: str, expected: Any) -> None:
+    assert getattr(loader_for(**{setting: value}), attribute) == expected
+
+
+def test_defaults_of_the_dataloader() -> None:
+    loader = loader_for()
+    assert (loader.timeout, loader.prefetch_factor, loader.persistent_workers) == (300, 4, False)
+    assert loader.multiprocessing_context.get_start_method() == "forkserver"
+    assert loader.pin_memory == torch.accelerator.is_available()
+
+
+def test_without_loader_processes_there_is_no_context_timeout_prefetch_or_persistence() -> None:
+    names = ("MP_CONTEXT", "TIMEOUT_S", "PREFETCH_FACTOR", "PERSISTENT_WORKERS")
+    set_all = dict(zip((DATALOADER + n for n in names), ("spawn", "17", "7", "true"), strict=True))
+    loader = loader_for(AMI_NUM_WORKERS="0", **set_all)
+    assert loader.multiprocessing_context is None
+    assert (loader.timeout, loader.prefetch_factor, loader.persistent_workers) == (0, None, False)
+
+
+def test_pinning_follows_an_accelerator_that_appears_after_the_import_and_carries_the_batch() -> None:
+    program = """
+import torch
+from worker.ingest.loader import JobLoader, pins_memory
+from worker.antenna.schemas import Task
+from worker.settings import read
+from amidiag.soak.faults import accelerator
+settings = read(environ={"AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": "fork"}).settings
+before = pins_memory(settings)
+said = accelerator.arm()
+assert before == said.startswith("not needed"), (before, said)
+assert pins_memory(settings)
+with JobLoader(settings, [[Task("1", "2", "http://127.0.0.1:9/none.jpg", "r")]]) as loader:
+    batch = loader.next()
+    assert loader.next() is None
+assert batch.failures[0].task.id == "1", batch
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn", ""])
+def test_images_of_mixed_sizes_arrive_as_they_are_by_every_start_method(
+    server: AntennaServer, method: str
+) -> None:
+    specs = traps(6)
+    tasks = tasks_of(server, *specs)
+    settings = settings_for(server, **{DATALOADER + "MP_CONTEXT": method})
+    arrived = list(batches(settings, tasks[:4], tasks[4:]))
+    assert [[t.id for t in b.tasks] for b in arrived] == [
+        [t.id for t in tasks[:4]],
+        [t.id for t in tasks[4:]],
+    ]
+    images = [image for batch in arrived for image in batch.images(torch.device("cpu"))]
+    for spec, image in zip(specs, images, strict=True):
+        assert image.dtype == torch.uint8
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), decode(render(spec).data))
+
+
+@pytest.mark.parametrize("loader_processes", [0, 1])
+def test_every_broken_image_is_a_failure_of_its_own_task(
+    server: AntennaServer, loader_processes: int
+) -> None:
+    (good,) = traps(1)
+    spoiled = [traps(1, broken=how)[0] for how in ("truncated", "empty", "html", "not_an_image")]
+    tasks = tasks_of(server, *spoiled, good, ImageSpec(good, missing=True), ImageSpec(good, cut=True))
+    elsewhere = [Task("x", "x", url, "r") for url in ("ftp://host/a.jpg", "no-url", "http://127.0.0.1:1/a")]
+    (batch,) = batches(settings_for(server, AMI_NUM_WORKERS=loader_processes), [*tasks, *elsewhere])
+    assert [t.id for t in batch.tasks] == [tasks[4].id]
+    assert [f.task for f in batch.failures] == [*tasks[:4], *tasks[5:], *elsewhere]
+    assert all(f.error.startswith("failed to load image: ") for f in batch.failures)
+    assert "404" in batch.failures[4].error
+    assert "Connection refused" in batch.failures[-1].error
+
+
+def test_a_batch_of_failures_alone_has_no_pixels(server: AntennaServer) -> None:
+    (batch,) = batches(settings_for(server), [Task("1", "2", "http://127.0.0.1:1/a", None)])
+    assert (batch.pixels.numel(), batch.images(torch.device("cpu")), len(batch.failures)) == (0, [], 1)
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_batch_of_mixed_sizes_holds_one_descriptor(server: AntennaServer) -> None:
+    tasks = tasks_of(server, *traps(8))
+    with JobLoader(settings_for(server, **{DATALOADER + "PREFETCH_FACTOR": 1}), [tasks]) as loader:
+        before = open_fds()
+        batch = loader.next()
+        assert batch is not None
+        assert len(batch.shapes) == 8
+        held = open_fds()
+        del batch
+        assert held - open_fds() == 1
+        assert open_fds() <= before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"AMI_NUM_WORKERS": "0"}, {}, {DATALOADER + "PERSISTENT_WORKERS": "true"}]
+)
+def test_descriptors_threads_and_children_are_back_after_each_loader(
+    server: AntennaServer, changes: dict[str, str]
+) -> None:
+    tasks = tasks_of(server, *traps(2))
+    settings = settings_for(server, **changes)
+
+    def use() -> tuple[int, int, int]:
+        assert len(list(batches(settings, tasks, tasks))) == 2
+        # torch closes the pipe of an index queue in that queue's own thread.
+        for thread in threading.enumerate():
+            if thread.name == "QueueFeederThread":
+                thread.join(10)
+        return open_fds(), threading.active_count(), len(active_children())
+
+    assert use() == use() == use()
+
+
+def test_a_loader_that_is_left_half_way_ends(server: AntennaServer) -> None:
+    tasks = tasks_of(server, *traps(3))
+    with JobLoader(settings_for(server), [[t] for t in tasks]) as loader:
+        assert loader.next() is not None
+        assert len(active_children()) == 1
+    assert active_children() == []
+
+
+def test_a_killed_loader_process_is_an_error_at_the_next_wait_and_nowhere_else(server: AntennaServer) -> None:
+    (spec,) = traps(1)
+    tasks = tasks_of(server, ImageSpec(spec, slow_s=20))
+    with JobLoader(settings_for(server), [tasks]) as loader:
+        (child,) = active_children()
+        child.kill()
+        # torch's SIGCHLD handler would raise here, in the middle of the work on another batch.
+        child.join()
+        assert sum(range(100_000)) == 4_999_950_000
+        with pytest.raises(LoaderError, match=r"DataLoader worker \(pid"):
+            loader.next()
+    assert active_children() == []
+
+
+def test_a_loader_process_that_dies_during_the_wait_ends_the_wait(server: AntennaServer) -> None:
+    (spec,) = traps(1)
+    tasks = tasks_of(server, ImageSpec(spec, slow_s=20))
+    with JobLoader(settings_for(server), [tasks]) as loader:
+        (child,) = active_children()
+        killer = threading.Timer(0.5, child.kill)
+        killer.start()
+        with pytest.raises(LoaderError, match=r"DataLoader worker \(pid"):
+            loader.next()
+        killer.join()
+
+
+def test_a_batch_that_does_not_come_in_time_is_an_error(server: AntennaServer) -> None:
+    (spec,) = traps(1)
+    tasks = tasks_of(server, ImageSpec(spec, slow_s=20))
+    settings = settings_for(server, **{DATALOADER + "TIMEOUT_S": "0.5"})
+    with pytest.raises(LoaderError, match=r"timed out after 0\.5"):
+        list(batches(settings, tasks))
+    assert active_children() == []

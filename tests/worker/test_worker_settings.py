@@ -1,0 +1,173 @@
+"""The settings: upstream's names and defaults, every mistake named, nothing silently ignored."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_rig import ended
+
+from worker import settings_report
+from worker.settings import SettingsError, UnknownSetting, fields, public, read
+
+UPSTREAM = {
+    "AMI_ANTENNA_API_BASE_URL": "http://localhost:8000/api/v2",
+    "AMI_ANTENNA_API_BATCH_SIZE": 24,
+    "AMI_ANTENNA_SERVICE_NAME": "AMI Data Companion",
+    "AMI_PIPELINES": "",
+    "AMI_NUM_WORKERS": 1,
+    "AMI_LOCALIZATION_BATCH_SIZE": 8,
+    "AMI_CLASSIFICATION_BATCH_SIZE": 20,
+    "AMI_CLASSIFICATION_THRESHOLD": 0.6,
+    "AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": "forkserver",
+    "AMI_ANTENNA_API_DATALOADER_TIMEOUT_S": 300,
+    "AMI_ANTENNA_API_DATALOADER_PIN_MEMORY": None,
+    "AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR": 4,
+    "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS": False,
+    "AMI_ANTENNA_API_DATALOADER_DOWNLOAD_THREADS": 8,
+    "AMI_ANTENNA_API_DATALOADER_LIFETIME": "job",
+    "AMI_ANTENNA_MAX_PENDING_POSTS": 5,
+    "AMI_ANTENNA_IDLE_SLEEP_SECONDS": 5,
+    "AMI_ANTENNA_UNREACHABLE_LIMIT_S": 600,
+}
+NO_FILE = Path("/dev/null")
+
+
+def test_an_empty_environment_gives_upstreams_defaults() -> None:
+    loaded = read(NO_FILE, {})
+    assert public(loaded.settings) == UPSTREAM
+    assert set(loaded.sources.values()) == {"default"}
+
+
+def test_the_environment_wins_over_the_file_and_the_source_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "my.env"
+    file.write_text("AMI_NUM_WORKERS=3\nexport AMI_ANTENNA_API_BATCH_SIZE='7'\nami_pipelines=a, b\n")
+    loaded = read(file, {"AMI_NUM_WORKERS": "2"})
+    assert (loaded.settings.num_workers, loaded.settings.antenna_api_batch_size) == (2, 7)
+    assert loaded.settings.pipeline_slugs == ("a", "b")
+    assert loaded.sources["AMI_NUM_WORKERS"] == "environment"
+    assert loaded.sources["AMI_ANTENNA_API_BATCH_SIZE"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("AMI_ANTENNA_API_BASE_URL", "localhost:8000", "http://"),
+        ("AMI_ANTENNA_API_BASE_URL", "http://me:secret@host/api/v2", "without a user name"),
+        ("AMI_NUM_WORKERS", "-1", "≥ 0"),
+        ("AMI_NUM_WORKERS", "two", "whole number"),
+        ("AMI_ANTENNA_API_BATCH_SIZE", "0", "≥ 1"),
+        ("AMI_CLASSIFICATION_THRESHOLD", "1.5", "from 0 to 1"),
+        ("AMI_ANTENNA_API_DATALOADER_MP_CONTEXT", "thread", "forkserver"),
+        ("AMI_ANTENNA_API_DATALOADER_PIN_MEMORY", "maybe", "true, false, auto"),
+        ("AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR", "0", "≥ 1"),
+        ("AMI_ANTENNA_API_DATALOADER_TIMEOUT_S", "-1", "≥ 0"),
+        ("AMI_ANTENNA_API_DATALOADER_LIFETIME", "worker", "comes in a later version"),
+        ("AMI_ANTENNA_MAX_PENDING_POSTS", "0", "≥ 1"),
+        ("AMI_ANTENNA_UNREACHABLE_LIMIT_S", "0", "> 0"),
+        ("AMI_ANTENNA_SERVICE_NAME", "", "not empty"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as e:
+        read(NO_FILE, {name: value})
+    (problem,) = e.value.problems
+    assert (problem.setting, problem.value) == (name, value)
+    assert allowed in problem.allowed
+
+
+def test_every_start_method_of_the_platform_and_none_are_accepted() -> None:
+    for method in ["", *multiprocessing.get_all_start_methods()]:
+        loaded = read(NO_FILE, {"AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": method})
+        assert loaded.settings.antenna_api_dataloader_mp_context == method
+
+
+@pytest.mark.parametrize(
+    ("written", "nearest"),
+    [
+        ("AMI_NUM_WORKER", "AMI_NUM_WORKERS"),
+        ("AMI_PIN_MEMORY", "AMI_ANTENNA_API_DATALOADER_PIN_MEMORY"),
+        ("AMI_ANTENNA_DATALOADER_PREFETCH_FACTOR", "AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR"),
+        ("AMI_XYZZY", None),
+    ],
+)
+def test_an_unknown_variable_is_reported_with_the_nearest_known(written: str, nearest: str | None) -> None:
+    assert read(NO_FILE, {written: "1"}).unknown == (UnknownSetting(written, nearest, "environment"),)
+
+
+def test_upstream_variables_without_use_are_named_in_one_line_and_are_not_unknown() -> None:
+    loaded = read(NO_FILE, {"AMI_DATABASE_URL": "x", "AMI_LOCALIZATION_MODEL": "y", "AMIDIAG_X": "z"})
+    (line,) = settings_report.remarks(loaded)
+    assert "AMI_DATABASE_URL, AMI_LOCALIZATION_MODEL" in line
+    assert loaded.unknown == ()
+
+
+def test_env_example_uncommented_is_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    lines = settings_report.env_example().splitlines()
+    file.write_text("\n".join(line.removeprefix("#") for line in lines if not line.startswith("# ")))
+    loaded = read(file, {})
+    assert public(loaded.settings) == UPSTREAM
+    assert set(loaded.sources) == set(fields())
+    assert set(loaded.sources.values()) == {str(file)}
+
+
+def test_the_token_is_in_no_output() -> None:
+    loaded = read(NO_FILE, {"AMI_ANTENNA_API_AUTH_TOKEN": "hush-hush"})
+    shown = [repr(loaded), str(public(loaded.settings)), settings_report.table(loaded)]
+    shown.append(json.dumps(settings_report.data(loaded)))
+    assert not [text for text in shown if "hush-hush" in text]
+    assert settings_report.MASK in shown[2]
+
+
+def envelope_of(text: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(text)
+    assert (value["schema"], value["command"]) == ("amidiag/1", "worker settings")
+    return value
+
+
+def test_the_settings_command_prints_one_envelope(start: Any, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("AMI_NUM_WORKERS=2\nAMI_PREFETCH=3\n")
+    code, out, err = ended(start("settings", "--json"))
+    value = envelope_of(out)
+    rows = {row["name"]: row for row in value["data"]["settings"]}
+    assert (code, err, value["exit_code"]) == (0, "", 0)
+    assert rows["AMI_NUM_WORKERS"] | {"value": 2, "default": 1, "source": ".env"} == rows["AMI_NUM_WORKERS"]
+    assert rows["AMI_ANTENNA_API_AUTH_TOKEN"]["value"] == settings_report.MASK
+    assert [u["name"] for u in value["data"]["unknown"]] == ["AMI_PREFETCH"]
+
+
+def test_bad_settings_end_with_78_and_one_line_each(start: Any) -> None:
+    bad = {"AMI_NUM_WORKERS": "-1", "AMI_ANTENNA_API_DATALOADER_TIMEOUT_S": "soon"}
+    code, out, err = ended(start("run", **bad))
+    assert (code, out) == (78, "")
+    assert [line.split("=")[0] for line in err.splitlines()] == [f"ami: bad setting: {name}" for name in bad]
+    code, out, _ = ended(start("settings", "--json", **bad))
+    assert (code, envelope_of(out)["exit_code"]) == (78, 78)
+    code, _, err = ended(start("run", "--env-file", "nowhere.env"))
+    assert (code, err.count("\n")) == (78, 1)
+    assert "nowhere.env" in err
+
+
+def test_a_pipeline_that_is_not_built_in_ends_with_78(start: Any) -> None:
+    code, _, err = ended(start("run", AMI_PIPELINES="moth_binary,butterflies"))
+    assert code == 78
+    assert err.splitlines()[-1].startswith("ami: bad setting: AMI_PIPELINES=moth_binary,butterflies")
+    assert "trap_species" in err
+
+
+def test_help_and_settings_do_not_import_torch() -> None:
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom worker.cli import app\n"
+        "for words in (['--help'], ['worker', 'run', '--help'], ['worker', 'settings']):\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    assert result.exit_code == 0, result.output\n"
+        "assert 'tune' not in CliRunner().invoke(app, ['worker', '--help']).output\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
