@@ -40,7 +40,9 @@ class NotLinux(CannotObserve):
 
 
 def subject(pid: int | None, name: str | None) -> str:
-    """How a process is called in a sentence: `process 4711 (ami)`."""
+    """How a process is called in a sentence: `process 4711 (ami)`; None is the whole machine."""
+    if pid is None:
+        return "this machine"
     return f"process {pid} ({name})" if name else f"process {pid}"
 
 
@@ -52,12 +54,16 @@ def gone(pid: int, name: str | None = None, *, was_seen: bool = False) -> Proces
     )
 
 
-def explain(error: OSError, pid: int, name: str | None, what: str) -> CannotObserve:
+def explain(error: OSError, pid: int | None, name: str | None, what: str) -> CannotObserve:
     """Say what `error` means that came up while reading `what` ("the FDs") of process `pid`."""
-    if error.errno in (errno.ENOENT, errno.ESRCH):
-        return _not_there(pid, name)
+    # EINVAL is what mountinfo says of a process that is ending (fs/proc_namespace.c, mounts_open_common).
+    if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+        if not os.path.exists("/proc/self/stat"):
+            return no_proc()
+        if pid is not None:
+            return _hidden(pid, name) if _is_hidden(pid) else gone(pid, name, was_seen=name is not None)
     cannot = f"{what} of {subject(pid, name)} cannot be read: "
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno in (errno.EACCES, errno.EPERM) and pid is not None:
         return NoPermission(pid, name, cannot + who_may_read(pid))
     if error.errno in (errno.EMFILE, errno.ENFILE):
         who = "amidiag itself" if error.errno == errno.EMFILE else "this machine"
@@ -73,11 +79,7 @@ def no_proc() -> NotLinux:
     )
 
 
-def _not_there(pid: int, name: str | None) -> CannotObserve:
-    if not os.path.exists("/proc/self/stat"):
-        return no_proc()
-    if not _is_hidden(pid):
-        return gone(pid, name, was_seen=name is not None)
+def _hidden(pid: int, name: str | None) -> NoPermission:
     hint = "hidden from you, as /proc is mounted with hidepid (proc(5)). Run as root or as its user."
     return NoPermission(pid, name, f"{subject(pid, name)} exists and is {hint}")
 

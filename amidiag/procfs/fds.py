@@ -67,7 +67,10 @@ class FdScan:
 @cache
 def size_is_count() -> bool:
     """Whether `st_size` of `/proc/PID/fd` is the number of open FDs: since Linux 6.2; before, it is 0."""
-    directory = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = open_directory(os.getpid())
+    except OSError as error:
+        raise explain(error, os.getpid(), None, "the FDs") from error
     try:
         return os.fstat(directory).st_size > 0  # At least `directory` itself is open.
     finally:
@@ -145,6 +148,7 @@ class _Scanner:
         self._name = name
         self._directory = directory
         self._mounts: Mounts | None = None
+        self._own_mounts: Mounts | None = None
         self._type_of_path: dict[str, str] = {}
 
     def run(self, links: list[tuple[str, str]]) -> FdScan:
@@ -196,7 +200,12 @@ class _Scanner:
         if target.startswith(SHM_DIRECTORY) and self._mounts.only_tmpfs_at("/dev/shm"):
             return True
         mount_id = self._mount_id(fd)
-        return mount_id is not None and self._mounts.is_local(mount_id)
+        if mount_id is None or self._mounts.is_local(mount_id):
+            return mount_id is not None
+        # Opened in another mount namespace and inherited, as the output of a container: perhaps in ours.
+        if self._own_mounts is None:
+            self._own_mounts = read_mounts(os.getpid())
+        return self._own_mounts.is_local(mount_id)
 
     def _mount_id(self, fd: str) -> int | None:
         try:

@@ -7,18 +7,18 @@ import time
 from functools import cache
 
 from amidiag.model import Identity
-from amidiag.procfs.errors import ProcessGone, gone, no_proc
+from amidiag.procfs.errors import ProcessGone, explain, gone
 from amidiag.procfs.processes import ProcStat, read_stat
 
 
 @cache
 def boot_id() -> str:
-    """The id of this boot of the kernel (random(4)). Raises NotLinux."""
+    """The id of this boot of the kernel (random(4)). Raises NotLinux, ReaderExhausted."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except FileNotFoundError as error:
-        raise no_proc() from error
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().decode().strip()
+    except OSError as error:
+        raise explain(error, None, None, "the boot id") from error
 
 
 def identify(pid: int) -> Identity:

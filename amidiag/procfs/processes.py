@@ -70,8 +70,11 @@ def read_cmdline(pid: int) -> tuple[str, ...]:
 
 
 def all_pids() -> list[int]:
-    """PIDs of every process that `/proc` shows to this user."""
-    return [int(entry) for entry in os.listdir("/proc") if entry[0] in "123456789"]
+    """PIDs of every process that `/proc` shows to this user. Raises ReaderExhausted, NotLinux."""
+    try:
+        return [int(entry) for entry in os.listdir("/proc") if entry[0] in "123456789"]
+    except OSError as error:
+        raise explain(error, None, None, "the list of processes") from error
 
 
 def snapshot() -> dict[int, ProcStat]:

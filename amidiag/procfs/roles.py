@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 
 from amidiag.model import Role
 from amidiag.procfs.errors import CannotObserve
@@ -83,7 +84,7 @@ def _is_ami_worker(stat: ProcStat, by_pid: Mapping[int, ProcStat], cmdlines: Cmd
     words = cmdlines.get(stat.pid, ())
     if _is_twin(stat, by_pid, cmdlines):
         return False
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for word, following in pairwise(words):
         if word.rpartition("/")[2] == "ami" and following == "worker":
             return True
         if word == "-m" and following in ("worker", "worker.cli"):

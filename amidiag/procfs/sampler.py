@@ -53,10 +53,10 @@ class ProcessSampler:
     def sample(self) -> LightSample:
         """One sample: two or three system calls. Raises ProcessGone once the process has ended."""
         at = time.monotonic()
-        fds = self._count()
         try:
+            fds = self._count()
             data = os.pread(self._status, _STATUS_BYTES, 0)
-        except ProcessLookupError as error:
+        except (FileNotFoundError, ProcessLookupError) as error:
             raise gone(self.identity.pid, was_seen=True) from error
         status = parse_status(data)
         if status.ended:

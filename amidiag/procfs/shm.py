@@ -99,14 +99,14 @@ def _sysv_bytes(pid: int, shmid: int) -> int | None:
         # The table is that of the reader's IPC namespace: elsewhere the same id is another segment.
         if os.stat(f"/proc/{pid}/ns/ipc").st_ino != os.stat("/proc/self/ns/ipc").st_ino:
             return None
-        with open("/proc/sysvipc/shm", encoding="ascii") as file:
+        with open("/proc/sysvipc/shm", "rb") as file:
             rows = [line.split() for line in file]
     except OSError:
         return None  # A kernel without SysV, or no permission: the caller says "lower bound".
     columns = {title: number for number, title in enumerate(rows[0])}
     for row in rows[1:]:
-        if int(row[columns["shmid"]]) == shmid:
-            return int(row[columns["rss"]]) + int(row[columns["swap"]])
+        if int(row[columns[b"shmid"]]) == shmid:
+            return int(row[columns[b"rss"]]) + int(row[columns[b"swap"]])
     return None
 
 
