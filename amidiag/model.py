@@ -45,8 +45,9 @@ class Identity:
 class PeerCounts:
     """Who holds the opposite end of this process's pipe (or socket) descriptors, counted by descriptor.
 
-    `nobody` is claimed only where every process of the machine could be read; otherwise an
-    unmatched end counts as `unknown`.
+    `nobody` is claimed only where every process of the machine could be read, or the kernel itself
+    says that no far end exists (procfs/probe.py); otherwise an unmatched end counts as `unknown`.
+    `self` means that no other process holds the opposite end.
     """
 
     self: int = 0
@@ -265,6 +266,113 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class RateData:
+    """What only `rate` has: how long it watched, in seconds, how often, and the polls seen (None: no status page)."""
+
+    seconds: float
+    samples: int
+    polls: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Fewer than `events_per_cycle_bound` leak events per cycle, at `confidence`, after `cycles` without one."""
+
+    cycles: int
+    events_per_cycle_bound: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Detections against what was planted, at IoU 0.5. Shares are None where there was nothing to divide by."""
+
+    precision: float | None
+    recall: float | None
+    kind_accuracy: float | None
+    planted: int
+    found: int
+    matched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The tasks of a soak by what became of them; `quality` is None where no image held an insect."""
+
+    tasks: int
+    answered_once: int
+    answered_twice: int
+    lost: int
+    unanswered: int
+    errors: int
+    broken: int
+    broken_answered_as_error: int
+    intact_answered_as_error: int
+    redelivered: int
+    quality: Quality | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceValues:
+    """A series as it was sampled, one value per cycle, None where it was not read."""
+
+    resource: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmData:
+    """One arm of a soak. `shown` is whether it met `expected`, None where nothing is expected of it.
+
+    `time_compression` is how many times faster its cycles followed each other than an idle worker polls.
+    """
+
+    name: str
+    pid: int | None
+    verdict: VerdictKind
+    expected: VerdictKind | None
+    shown: bool | None
+    cycles: int
+    seconds: float
+    time_compression: float
+    certificate: Certificate | None
+    counters: Counters | None
+    faults: Mapping[str, str]
+    settings: Mapping[str, Any]
+    answered: Answered
+    series: tuple[ResourceValues, ...]
+    worker_exit_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class GateCheck:
+    """One rule on one arm: how it ended, the figures behind it, and how long the arm took in seconds."""
+
+    arm: str
+    name: str
+    outcome: Literal["passed", "failed", "undecided"]
+    message: str
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SoakData:
+    """What only `soak` and `gate` have; `gate` is None for `soak`."""
+
+    recipe: str
+    seed: int
+    answers: str | None
+    arms: tuple[ArmData, ...]
+    gate: tuple[GateCheck, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoData:
+    """A command that has nothing beyond the common parts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """What every command's `--json` prints, one object on standard output and nothing else there."""
 
@@ -276,6 +384,10 @@ class Envelope:
     tree: TreeUse | None = None
     series: tuple[SeriesReport, ...] = ()
     findings: tuple[Finding, ...] = ()
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: RateData | SoakData | NoData = field(default_factory=NoData)
     notes: tuple[str, ...] = ()
     schema: str = SCHEMA
+
+
+DATA_OF: Mapping[str, type] = {"fds": NoData, "rate": RateData, "soak": SoakData, "gate": SoakData}
+"""The class of `data` by command."""

@@ -115,8 +115,10 @@ def open_mode(fd: str, directory: int) -> int:
     return (READ if mode & modes.S_IRUSR else 0) | (WRITE if mode & modes.S_IWUSR else 0)
 
 
-def scan(pid: int, name: str | None = None) -> FdScan:
+def scan(pid: int, name: str | None = None, *, ends: bool = True) -> FdScan:
     """Read all FDs of a process with their types. Raises ProcessGone, NoPermission, ReaderExhausted.
+
+    Without `ends` pipes are only counted, which spares an `lstat` for each.
 
     A process that ends meanwhile may give a partial answer: check its identity afterwards. Threads that
     have left the common FD table (unshare(2), CLONE_FILES) are not looked at.
@@ -124,7 +126,7 @@ def scan(pid: int, name: str | None = None) -> FdScan:
     try:
         directory = open_directory(pid)
         try:
-            return _Scanner(pid, name, directory).run(read_links(directory))
+            return _Scanner(pid, name, directory, ends=ends).run(read_links(directory))
         finally:
             os.close(directory)
     except OSError as error:
@@ -143,7 +145,8 @@ def type_without_path(target: str) -> str:
 class _Scanner:
     """Sorts the links of one process."""
 
-    def __init__(self, pid: int, name: str | None, directory: int) -> None:
+    def __init__(self, pid: int, name: str | None, directory: int, *, ends: bool) -> None:
+        self._with_ends = ends
         self._result = FdScan(pid)
         self._name = name
         self._directory = directory
@@ -169,6 +172,8 @@ class _Scanner:
         return self._result
 
     def _add_end(self, fd: str, key: PipeKey) -> None:
+        if not self._with_ends:
+            return
         try:
             self._result.ends.append((fd, key, open_mode(fd, self._directory)))
         except FileNotFoundError:

@@ -49,7 +49,7 @@ def observe_tree(
     root = identify(target) if isinstance(target, int) else target
     at = time.monotonic()
     notes: list[str] = []
-    readings = _read_members(root, notes, with_shm=shm)
+    readings = _read_members(root, notes, with_peers=peers, with_shm=shm)
     report = find_peers([r.scan for r in readings if r.scan]) if peers else None
     use = _tree_use(readings, notes) if shm else TreeUse(None, None, None)
     views = {r.pid: status_reader(identity_of(r.stat)) for r in readings} if status_reader else {}
@@ -67,7 +67,7 @@ def observe_tree(
     )
 
 
-def _read_members(root: Identity, notes: list[str], *, with_shm: bool) -> list[Reading]:
+def _read_members(root: Identity, notes: list[str], *, with_peers: bool, with_shm: bool) -> list[Reading]:
     readings: list[Reading] = []
     zombies: list[int] = []
     ended: list[int] = []
@@ -76,7 +76,7 @@ def _read_members(root: Identity, notes: list[str], *, with_shm: bool) -> list[R
             zombies.append(stat.pid)
             continue
         try:
-            readings.append(read_process(stat, with_shm=with_shm))
+            readings.append(read_process(stat, with_peers=with_peers, with_shm=with_shm))
         except ProcessGone as error:
             if stat.pid == root.pid:
                 raise gone(root.pid, stat.name, was_seen=True) from error

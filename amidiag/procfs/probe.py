@@ -25,12 +25,18 @@ class FarEndProbe:
 
     def __init__(self, pid: int) -> None:
         self._directory = open_directory(pid)
+        try:
+            self._own = open_directory(os.getpid())
+        except OSError:
+            os.close(self._directory)
+            raise
 
     def __enter__(self) -> FarEndProbe:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._directory)
+        os.close(self._own)
 
     def is_orphan(self, fd: str, inode: int, mode: int) -> bool | None:
         """Whether no process of the machine holds the opposite end; None where it could not be asked.
@@ -46,18 +52,17 @@ class FarEndProbe:
             answer = os.fstat(pinned)
             if answer.st_ino != inode or not modes.S_ISFIFO(answer.st_mode):
                 return None  # The number has gone to another file.
-            return _has_no_far_end(pinned, os.O_RDONLY if mode == READ else os.O_WRONLY)
+            return self._has_no_far_end(pinned, os.O_RDONLY if mode == READ else os.O_WRONLY)
         except PermissionError:
             return None  # Made by another user before a setuid: its inode is not ours to open.
         finally:
             os.close(pinned)
 
-
-def _has_no_far_end(pinned: int, access: int) -> bool:
-    end = os.open(f"/proc/self/fd/{pinned}", access | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        poll = select.poll()
-        poll.register(end, 0)  # POLLHUP and POLLERR are reported without being asked for.
-        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
-    finally:
-        os.close(end)
+    def _has_no_far_end(self, pinned: int, access: int) -> bool:
+        end = os.open(str(pinned), access | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._own)
+        try:
+            poll = select.poll()
+            poll.register(end, 0)  # POLLHUP and POLLERR are reported without being asked for.
+            return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+        finally:
+            os.close(end)

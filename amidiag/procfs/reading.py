@@ -34,19 +34,19 @@ class Reading:
         return self.stat.pid
 
 
-def read_process(stat: ProcStat, *, with_shm: bool) -> Reading:
+def read_process(stat: ProcStat, *, with_peers: bool, with_shm: bool) -> Reading:
     """Read one process. Raises ProcessGone, ReaderExhausted; a refusal is noted in the reading."""
     reading = Reading(stat, read_status(stat.pid, stat.name), nofile_limit(stat.pid, stat.name))
-    _read_fds(reading)
+    _read_fds(reading, with_peers=with_peers)
     if with_shm:
         _read_shm(reading)
     return reading
 
 
-def _read_fds(reading: Reading) -> None:
+def _read_fds(reading: Reading, *, with_peers: bool) -> None:
     pid, name = reading.stat.pid, reading.stat.name
     try:
-        reading.scan = scan(pid, name)
+        reading.scan = scan(pid, name, ends=with_peers)
         reading.open = reading.scan.open
     except NoPermission:
         reading.refused.append("types and peers of the FDs")

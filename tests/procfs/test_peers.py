@@ -61,9 +61,9 @@ def test_a_descriptor_for_both_directions_is_both_ends(start: Start) -> None:
 
 def test_fifos_are_matched_by_inode(start: Start) -> None:
     target = start("pipe_ends", "fifos", 20)
-    by_pid = {process.pid: process.fds.peers for process in observe_tree(target.pid).processes}
-    assert by_pid[target.pid] is not None
-    assert by_pid[target.pid]["fifo"] == PeerCounts(self=20, tree=20)
+    root = observe_tree(target.pid).processes[0].fds.peers
+    assert root is not None
+    assert root["fifo"] == PeerCounts(self=20, tree=20)
     # The child alone, with its parent outside of the tree that is looked at.
     child = observe_tree(target.said["child"]).processes[0].fds.peers
     assert child is not None

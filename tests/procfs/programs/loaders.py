@@ -6,6 +6,7 @@ kept, as torch up to 2.12.1 does: its two sentinel pipe ends stay. Second answer
 
 import json
 import sys
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +22,7 @@ class Numbers(Dataset[torch.Tensor]):
 
 if __name__ == "__main__":
     loader = DataLoader(Numbers(), batch_size=1, num_workers=1, multiprocessing_context=sys.argv[1])
-    batches = iter(loader)
+    batches: Any = iter(loader)
     next(batches)
     kept = batches._workers[0]
     print(json.dumps(kept.pid), flush=True)

@@ -39,15 +39,27 @@ def close(fds: list[int]) -> None:
         os.close(fd)
 
 
+def fork_without(fds: list[int]) -> int:
+    """Fork a child that closes its copies of `fds`; return once it has."""
+    done, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        close([*fds, done, tell])
+        wait_for_ever()
+    os.close(tell)
+    os.read(done, 1)  # Ends when the child has closed its copy of `tell`, the last.
+    os.close(done)
+    return child
+
+
 def main() -> int | None:
     child = None
     if WHAT in ("orphans", "twins", "inherited"):
         keep, drop = halves()
         if WHAT == "inherited":
             close(drop)
-        if WHAT != "orphans" and (child := os.fork()) == 0:
-            close(keep if WHAT == "twins" else [])
-            wait_for_ever()
+        if WHAT != "orphans":
+            child = fork_without(keep if WHAT == "twins" else [])
         close(drop if WHAT != "inherited" else [])
     elif WHAT == "pairs":
         for _ in range(NUMBER):
