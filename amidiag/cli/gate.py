@@ -54,7 +54,7 @@ def command(
     if junit is not None:
         _write_whole(junit, junit_xml(f"amidiag gate {result.recipe.name}", cases(found)))
     if as_json:
-        print_json(soak_envelope(NAME, result, code, gate=list(found)))
+        print_json(soak_envelope(NAME, result, code, gate=found))
     else:
         for part in gate_report(found, code):
             out().print(part)

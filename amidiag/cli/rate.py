@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amidiag.cli.door import Json, envelope, err, out, print_json, worst
-from amidiag.model import ExitCode
+from amidiag.model import ExitCode, RateData
 
 if TYPE_CHECKING:
     from amidiag.series.live import LiveResult
@@ -64,6 +64,7 @@ def command(
     settings = root.status.settings if root.status else {}
     findings = diagnose(Context(root, result.series, settings))
     code = _exit_code(result, bool(findings))
+    data = RateData(result.seconds, result.samples, result.cycles)
     report = envelope(
         NAME,
         code,
@@ -71,7 +72,7 @@ def command(
         tree=result.last.tree,
         series=result.series,
         findings=findings,
-        data={"seconds": result.seconds, "samples": result.samples, "polls": result.cycles},
+        data=data,
         notes=result.last.notes,
     )
     if as_json:
@@ -79,7 +80,7 @@ def command(
     else:
         from amidiag.report.rate_table import rate_report
 
-        for part in rate_report(report):
+        for part in rate_report(report, data):
             out().print(part)
     return code
 

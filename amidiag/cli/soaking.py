@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from amidiag.cli.door import CommandError, envelope, err
-from amidiag.model import Envelope, ExitCode
+from amidiag.model import ArmData, Envelope, ExitCode, GateCheck, ResourceValues, SoakData
 from amidiag.soak.arm import Listener, Progress
 from amidiag.soak.experiment import ArmResult, Result, run
 from amidiag.soak.program import ProgramError
@@ -71,54 +71,52 @@ def _lines(at: Progress) -> None:
         err().print(f"  {at.arm}: {at.phase} {at.cycle} of at most {at.cycles}{value}")
 
 
-def soak_envelope(command: str, result: Result, exit_code: int, **data: Any) -> Envelope:
+def soak_envelope(
+    command: str, result: Result, exit_code: int, gate: tuple[GateCheck, ...] | None = None
+) -> Envelope:
     """The JSON of a soak: `series` and `findings` of all arms, each arm's own part in `data.arms`."""
-    last = next((a.outcome.recording.last for a in reversed(result.arms) if a.outcome.recording.last), None)
-    notes = dict.fromkeys(
-        n for a in result.arms if a.outcome.recording.last for n in a.outcome.recording.last.notes
-    )
+    lasts = [arm.outcome.recording.last for arm in result.arms if arm.outcome.recording.last is not None]
     return envelope(
         command,
         exit_code,
         processes=result.process,
-        tree=last.tree if last else None,
+        tree=lasts[-1].tree if lasts else None,
         series=tuple(s for arm in result.arms for s in arm.series),
         findings=tuple(f for arm in result.arms for f in arm.findings),
-        data={
-            "recipe": result.recipe.name,
-            "seed": result.seed,
-            "answers": " ".join(result.recipe.answers.split()) or None,
-            "arms": [_arm(arm) for arm in result.arms],
-            **data,
-        },
-        notes=tuple(notes),
+        data=SoakData(
+            recipe=result.recipe.name,
+            seed=result.seed,
+            answers=" ".join(result.recipe.answers.split()) or None,
+            arms=tuple(_arm(arm) for arm in result.arms),
+            gate=gate,
+        ),
+        notes=tuple(dict.fromkeys(note for last in lasts for note in last.notes)),
     )
 
 
-def _arm(arm: ArmResult) -> dict[str, Any]:
+def _arm(arm: ArmResult) -> ArmData:
     outcome = arm.outcome
-    last = outcome.recording.last
-    status = last.processes[0].status if last else None
-    return {
-        "name": outcome.arm.name,
-        "pid": last.processes[0].pid if last else None,
-        "verdict": outcome.verdict.kind,
-        "expected": outcome.arm.expect,
-        "shown": arm.shown,
-        "cycles": max(0, outcome.recording.observations - 1),
-        "seconds": outcome.seconds,
-        "time_compression": arm.compression,
-        "certificate": outcome.certificate,
-        "counters": status.counters if status else None,
-        "faults": outcome.faults,
-        "settings": outcome.settings,
-        "answered": asdict(outcome.answers),
-        "series": [
-            {"resource": r, "values": outcome.recording.values(r)} for r in _kept(outcome.recording.resources)
-        ],
-        "worker_exit_status": outcome.exit_status,
-    }
+    recording = outcome.recording
+    root = recording.last.processes[0] if recording.last else None
+    return ArmData(
+        name=outcome.arm.name,
+        pid=root.pid if root else None,
+        verdict=outcome.verdict.kind,
+        expected=outcome.arm.expect,
+        shown=arm.shown,
+        cycles=max(0, recording.observations - 1),
+        seconds=outcome.seconds,
+        time_compression=arm.compression,
+        certificate=outcome.certificate,
+        counters=root.status.counters if root and root.status else None,
+        faults=outcome.faults,
+        settings=outcome.settings,
+        answered=outcome.answers,
+        series=tuple(ResourceValues(r, tuple(recording.values(r))) for r in _kept(recording.resources)),
+        worker_exit_status=outcome.exit_status,
+    )
 
 
 def _kept(resources: tuple[str, ...]) -> tuple[str, ...]:
+    # Of the peers only those that tell a leak.
     return tuple(r for r in resources if r.count(".") < 2 or r.endswith(".nobody"))

@@ -8,15 +8,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from amidiag.model import ExitCode
+from amidiag.model import ExitCode, GateCheck
 from amidiag.report.junit import Case
-from amidiag.soak.gate import Check
 
 _STYLE = {"failed": "bold red", "undecided": "yellow", "passed": "green"}
 _ORDER = ("failed", "undecided", "passed")
 
 
-def gate_report(checks: tuple[Check, ...], exit_code: int) -> Iterator[RenderableType]:
+def gate_report(checks: tuple[GateCheck, ...], exit_code: int) -> Iterator[RenderableType]:
     """One row per check, failures first, then the decision."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "arm", "check", "what it says"):
@@ -32,6 +31,6 @@ def gate_report(checks: tuple[Check, ...], exit_code: int) -> Iterator[Renderabl
     yield Text(words[exit_code], style="bold")
 
 
-def cases(checks: tuple[Check, ...]) -> tuple[Case, ...]:
+def cases(checks: tuple[GateCheck, ...]) -> tuple[Case, ...]:
     """The checks as JUnit test cases."""
     return tuple(Case(c.arm, c.name, c.outcome, c.message, c.detail, c.seconds) for c in checks)

@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from amidiag.model import SCHEMA, Envelope
+from amidiag.model import DATA_OF, SCHEMA, Envelope, NoData
 
 _PRIMITIVES: dict[Any, dict[str, Any]] = {
     int: {"type": "integer"},
@@ -23,7 +23,16 @@ def schema() -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) that every command's `--json` output satisfies."""
     definitions: dict[str, Any] = {}
     root = _of(Envelope, definitions)
-    definitions["Envelope"]["properties"]["schema"] = {"const": SCHEMA}
+    envelope = definitions["Envelope"]
+    envelope["properties"]["schema"] = {"const": SCHEMA}
+    # A command that failed has no data, whatever its own would be.
+    envelope["allOf"] = [
+        {
+            "if": {"properties": {"command": {"const": command}}},
+            "then": {"properties": {"data": {"anyOf": [_of(kind, definitions), _of(NoData, definitions)]}}},
+        }
+        for command, kind in DATA_OF.items()
+    ]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 
 

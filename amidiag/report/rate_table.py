@@ -7,26 +7,24 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from amidiag.model import Envelope
+from amidiag.model import Envelope, RateData
 from amidiag.report.fd_table import findings, heading
 from amidiag.report.series_table import series_table, time_left
 from amidiag.report.words import count, duration
 
 
-def rate_report(report: Envelope) -> Iterator[RenderableType]:
+def rate_report(report: Envelope, data: RateData) -> Iterator[RenderableType]:
     """Heading, one row per resource, what growth follows, findings and notes."""
     yield heading(report.processes[0])
-    polls = report.data["polls"]
+    polls = data.polls
     seen = "no status page: cycles cannot be seen" if polls is None else f"{count(polls)} polls seen"
-    yield Text(
-        f"watched for {duration(report.data['seconds'])}, {count(report.data['samples'])} samples, {seen}"
-    )
+    yield Text(f"watched for {duration(data.seconds)}, {count(data.samples)} samples, {seen}")
     yield series_table(report.series, "poll")
     for entry in report.series:
         if entry.verdict in ("leak", "growing") and entry.driver:
             tail = f"; {time_left(entry)} at the pace seen" if entry.exhausts else ""
             yield Text(f"   {entry.resource}: driver {entry.driver}{tail}", style="bold")
-    if any(entry.verdict == "growing" for entry in report.series) and report.data["polls"] is None:
+    if any(entry.verdict == "growing" for entry in report.series) and polls is None:
         yield Text(
             "   rising is not yet a leak: run longer, or reproduce it with `amidiag soak`", style="dim"
         )

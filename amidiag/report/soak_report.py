@@ -91,8 +91,8 @@ def _answers(arm: ArmResult) -> Iterator[Text]:
         f"redelivered {count(answers.redelivered)}; broken images {count(answers.broken)}, of them answered as "
         f"errors {count(answers.broken_answered_as_error)}"
     )
-    if answers.score is not None and answers.score.precision is not None:
-        s = answers.score
+    if answers.quality is not None and answers.quality.precision is not None:
+        s = answers.quality
         yield Text(
             f"   detections at IoU 0.5: precision {_share(s.precision)}, recall {_share(s.recall)}, kind right "
             f"{_share(s.kind_accuracy)} ({count(s.planted)} insects planted, {count(s.found)} found)"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from amidiag.model import Finding
-from amidiag.soak.answers import Answers
+from amidiag.model import Answered, Finding
 from amidiag.soak.recipe import Accept
 
 _COUNTS = ("lost", "answered_twice", "unanswered")
 _SHARES = ("precision", "recall", "kind_accuracy")
 
 
-def failures(accept: Accept, answers: Answers) -> tuple[Finding, ...]:
+def failures(accept: Accept, answers: Answered) -> tuple[Finding, ...]:
     """A finding for tasks that were not answered once, and one for detections below what is demanded."""
     tasks = [
         f"{name.replace('_', ' ')}: {getattr(answers, name)} of {answers.tasks} tasks, at most {limit} accepted"
@@ -21,7 +20,7 @@ def failures(accept: Accept, answers: Answers) -> tuple[Finding, ...]:
         f"{name.replace('_', ' ')}: {'unknown' if reached is None else f'{reached:.3f}'}, at least {least} demanded"
         for name in _SHARES
         if (least := getattr(accept, name)) is not None
-        and ((reached := getattr(answers.score, name, None)) is None or reached < least)
+        and ((reached := getattr(answers.quality, name, None)) is None or reached < least)
     ]
     found = []
     if tasks:

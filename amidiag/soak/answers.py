@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict
 
+from amidiag.model import Answered, Quality
 from amidiag.soak.antenna import AntennaServer
 from amidiag.soak.traps import truth
-from amidiag.soak.traps.score import Score, score
+from amidiag.soak.traps.score import score
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """Tasks of all jobs by what became of them; `score` is None where no image held an insect."""
-
-    tasks: int
-    answered_once: int
-    answered_twice: int
-    lost: int
-    unanswered: int
-    errors: int
-    broken: int
-    broken_answered_as_error: int
-    intact_answered_as_error: int
-    redelivered: int
-    score: Score | None
-
-
-def check_answers(server: AntennaServer, job_ids: Iterable[int]) -> Answers:
+def check_answers(server: AntennaServer, job_ids: Iterable[int]) -> Answered:
     """Ask the server what came back for each image of the jobs, and compare it with the truth."""
     pairs = []
     once = twice = unanswered = errors = broken = broken_errors = 0
@@ -47,8 +31,8 @@ def check_answers(server: AntennaServer, job_ids: Iterable[int]) -> Answers:
             else:
                 pairs.append((truth(spec), result["detections"]))
     state = server.state()
-    quality = score(pairs)
-    return Answers(
+    reached = score(pairs)
+    return Answered(
         tasks=tasks,
         answered_once=once,
         answered_twice=twice,
@@ -59,5 +43,5 @@ def check_answers(server: AntennaServer, job_ids: Iterable[int]) -> Answers:
         broken_answered_as_error=broken_errors,
         intact_answered_as_error=errors - broken_errors,
         redelivered=state.redelivered,
-        score=quality if quality.planted or quality.found else None,
+        quality=Quality(**asdict(reached)) if reached.planted or reached.found else None,
     )

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amidiag.attach.status import StatusReader
-from amidiag.model import Identity, Observation, Verdict
+from amidiag.model import Answered, Certificate, Identity, Observation, Verdict
 from amidiag.procfs.identity import identify
 from amidiag.procfs.observe import observe_tree
-from amidiag.series import Certificate, Recording, Sequential, certify
-from amidiag.soak.answers import Answers, check_answers
+from amidiag.series.certificate import certify
+from amidiag.series.recording import Recording
+from amidiag.series.sequential import Sequential
+from amidiag.soak.answers import check_answers
 from amidiag.soak.antenna import AntennaServer, JobSpec, ServerConfig
 from amidiag.soak.plan import PlannedJob, plan
 from amidiag.soak.program import Program, ProgramError
@@ -51,7 +53,7 @@ class ArmOutcome:
     recording: Recording
     verdict: Verdict
     certificate: Certificate | None
-    answers: Answers
+    answers: Answered
     faults: Mapping[str, str]
     settings: Mapping[str, object]
     seconds: float

@@ -6,33 +6,20 @@ Unlike `soak`, the gate knows no expectations: a leak that a recipe was made to 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
-from amidiag.model import ExitCode, SeriesReport
+from amidiag.model import ExitCode, GateCheck, SeriesReport
 from amidiag.soak.experiment import ArmResult, Result
 
 CheckOutcome = Literal["passed", "failed", "undecided"]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One rule on one arm: how it ended, the figures behind it, and how long the arm took in seconds."""
-
-    arm: str
-    name: str
-    outcome: CheckOutcome
-    message: str
-    detail: str
-    seconds: float
-
-
-def checks(result: Result) -> tuple[Check, ...]:
+def checks(result: Result) -> tuple[GateCheck, ...]:
     """A check for every judged resource of every arm, and one for the answers where the recipe demands them."""
     return tuple(check for arm in result.arms for check in _of_arm(arm))
 
 
-def gate_exit_code(found: tuple[Check, ...], *, undecided_passes: bool) -> int:
+def gate_exit_code(found: tuple[GateCheck, ...], *, undecided_passes: bool) -> int:
     """1 if a check failed, 4 if one stayed undecided (unless that passes), else 0."""
     outcomes = {check.outcome for check in found}
     if "failed" in outcomes:
@@ -40,20 +27,20 @@ def gate_exit_code(found: tuple[Check, ...], *, undecided_passes: bool) -> int:
     return ExitCode.UNDECIDED if "undecided" in outcomes and not undecided_passes else ExitCode.CLEAN
 
 
-def _of_arm(arm: ArmResult) -> Iterator[Check]:
+def _of_arm(arm: ArmResult) -> Iterator[GateCheck]:
     name, seconds = arm.outcome.arm.name, arm.outcome.seconds
     for series in arm.series:
         outcome, message = _of_series(arm, series)
-        yield Check(name, series.resource, outcome, message, "\n".join(series.evidence), seconds)
+        yield GateCheck(name, series.resource, outcome, message, "\n".join(series.evidence), seconds)
     for finding in arm.findings:
         # Findings on a series are its check already; these are about what the worker answered.
         if finding.resource is None:
             detail = "\n".join(finding.evidence)
-            yield Check(name, finding.code, "failed", finding.title, detail, seconds)
+            yield GateCheck(name, finding.code, "failed", finding.title, detail, seconds)
     if arm.outcome.answers.tasks and not any(f.resource is None for f in arm.findings):
         answers = arm.outcome.answers
         text = f"{answers.answered_once} of {answers.tasks} tasks answered once, {answers.lost} lost"
-        yield Check(name, "answers", "passed", text, "", seconds)
+        yield GateCheck(name, "answers", "passed", text, "", seconds)
 
 
 def _of_series(arm: ArmResult, series: SeriesReport) -> tuple[CheckOutcome, str]:

@@ -10,7 +10,6 @@ from amidiag.soak.recipe import Load
 from amidiag.soak.traps import BROKEN_KINDS, TrapSpec
 
 
-
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
     """A job that a poll lists; without images it is listed but hands out no task."""

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from amidiag.diagnosis.envfile import write_mitigations
 from amidiag.diagnosis.sentinel_pipes import MITIGATIONS
 from amidiag.model import Envelope, Finding, Mitigation, PeerCounts, Rate, SeriesReport
-from amidiag.report.as_json import envelope_text
+from amidiag.report.as_json import envelope_text, plain
 from amidiag.report.json_schema import schema
 from amidiag.report.junit import Case, junit_xml
 from amidiag.report.words import duration, size
@@ -44,19 +44,20 @@ def test_schema_is_valid_and_an_envelope_satisfies_it() -> None:
     Draft202012Validator(schema()).validate(data)
     assert data["schema"] == "amidiag/1"
     assert next(iter(data)) == "schema"
+    data["command"] = "rate"
+    with pytest.raises(ValidationError):
+        Draft202012Validator(schema()).validate({**data, "data": {"seconds": "long"}})
     data["series"][0]["verdict"] = "perhaps"
     with pytest.raises(ValidationError):
         Draft202012Validator(schema()).validate(data)
 
 
 def test_what_is_not_a_number_is_null() -> None:
-    data = json.loads(envelope_text(_envelope(data={"values": [1.0, math.nan, math.inf]})))
-    assert data["data"]["values"] == [1.0, None, None]
+    assert plain([1.0, math.nan, math.inf]) == [1.0, None, None]
 
 
 def test_peers_keep_the_word_self() -> None:
-    data = json.loads(envelope_text(_envelope(data={"peers": PeerCounts(self=3)})))
-    assert data["data"]["peers"]["self"] == 3
+    assert plain(PeerCounts(self=3))["self"] == 3
 
 
 def test_junit() -> None:
