@@ -17,6 +17,9 @@ from worker.draining import Drain
 from worker.loop import Worker
 from worker.pipelines import PIPELINES, load_pipeline
 
+# As `ami worker run` does: on two shared cores OpenMP threads only wait for one another.
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., AntennaServer]]:

@@ -220,7 +220,7 @@ def test_a_loader_process_that_dies_during_the_wait_ends_the_wait(server: Antenn
 
 def test_a_batch_that_does_not_come_in_time_is_an_error(server: AntennaServer) -> None:
     (spec,) = traps(1)
-    tasks = tasks_of(server, ImageSpec(spec, slow_s=20))
+    tasks = tasks_of(server, ImageSpec(spec, slow_s=2))
     settings = settings_for(server, **{DATALOADER + "TIMEOUT_S": "0.5"})
     with pytest.raises(LoaderError, match=r"timed out after 0\.5"):
         list(batches(settings, tasks))

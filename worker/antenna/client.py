@@ -93,8 +93,17 @@ class AntennaClient:
             raise BadAnswerError("the registration: not an object")
         return answer
 
+    def leave(self) -> None:
+        """Close the calling thread's connections; a thread that ends calls this."""
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is not None:
+            del self._local.session
+            with self._lock:
+                self._sessions = [s for s in self._sessions if s is not session]
+            session.close()
+
     def close(self) -> None:
-        """Close every connection, of every thread."""
+        """Close every connection, of every thread. None of them may be in a call."""
         with self._lock:
             sessions, self._sessions = self._sessions, []
         for session in sessions:

@@ -88,19 +88,27 @@ class ResultPoster:
             self._raise_failure()
 
     def close(self) -> None:
-        """End the thread; what is still pending is not posted (drain first)."""
+        """End the thread; what is still pending is not posted (drain first). A later `submit` starts anew."""
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._posts.clear()
+        self._closing.clear()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     def _run(self) -> None:
+        try:
+            self._post_all()
+        finally:
+            self._client.leave()
+
+    def _post_all(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._posts or self._closing.is_set())

@@ -1,0 +1,234 @@
+"""The loop, in this process: every task answered once, counters true, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
+from typing import Any
+
+import pytest
+import torch
+from worker_rig import job, traps
+
+from amidiag.attach.status import read_page
+from amidiag.model import Counters
+from amidiag.soak.antenna import AntennaServer, FaultSpec, ImageSpec, JobSpec
+from amidiag.soak.traps import TrapSpec
+from amidiag.target.status_page import StatusPage
+from worker.answers import answer, detect
+from worker.antenna.schemas import Task, UnauthorizedError
+from worker.draining import SIGNALS, Drain
+from worker.ingest.batch import Batch, Failure
+from worker.loop import Worker
+from worker.pipelines import Detection, load_pipeline
+from worker.reach import UnreachableError
+
+Make = Callable[..., Worker]
+CPU = torch.device("cpu")
+
+
+def counters(page: StatusPage) -> Counters:
+    assert page.path is not None
+    return read_page(page.path).view.counters
+
+
+@pytest.mark.parametrize("loader_processes", [0, 1])
+def test_every_task_of_a_job_of_40_is_answered_once(
+    server: AntennaServer, worker: Make, page: StatusPage, loader_processes: int
+) -> None:
+    spoiled = [traps(1, broken=how)[0] for how in ("truncated", "empty", "html", "not_an_image")]
+    (good,) = traps(1)
+    images: list[TrapSpec | ImageSpec] = [*traps(34), *spoiled, ImageSpec(good, missing=True), good]
+    job_id = server.add_job(job(*images))
+    worker(server, AMI_NUM_WORKERS=loader_processes, AMI_ANTENNA_API_BATCH_SIZE=8).run(max_polls=2)
+    state = server.state()
+    assert (state.results, state.errors, state.lost, state.reserved) == (35, 5, 0, 0)
+    assert (state.answered_twice, state.wrong_image, state.unknown_replies) == (0, 0, 0)
+    answers = server.answers(job_id)
+    assert [a.times for a in answers] == [1] * 40
+    for number in (34, 35, 36, 37, 38):
+        result = answers[number].result
+        assert result is not None
+        assert result["image_id"] == answers[number].image_id
+        assert result["error"].startswith("failed to load image: ")
+    assert counters(page) == Counters(polls=2, jobs=1, loaders=1, batches=5, images=40, posts=5)
+
+
+def test_a_result_has_the_shape_of_the_api(server: AntennaServer, worker: Make) -> None:
+    spec = TrapSpec(seed=3, width=640, height=480, insects=(4, 4))
+    job_id = server.add_job(JobSpec(pipeline="trap_species", images=(spec,)))
+    worker(server).run(max_polls=1)
+    (only,) = server.answers(job_id)
+    assert only.result is not None
+    assert set(only.result) == {"pipeline", "total_time", "source_images", "detections"}
+    assert only.result["pipeline"] == "trap_species"
+    assert only.result["source_images"][0]["id"] == only.image_id
+    assert only.result["source_images"][0]["url"].startswith("http://127.0.0.1")
+    assert {d["source_image_id"] for d in only.result["detections"]} == {only.image_id}
+
+
+def test_a_listed_job_without_tasks_builds_a_loader_and_counts_no_job(
+    server: AntennaServer, worker: Make, page: StatusPage
+) -> None:
+    server.add_job(JobSpec(pipeline="moth_binary", list_always=True))
+    worker(server).run(max_polls=3)
+    assert counters(page) == Counters(polls=3, jobs=0, loaders=3, batches=0, images=0, posts=0)
+
+
+def test_polls_that_find_no_job_build_nothing(server: AntennaServer, worker: Make, page: StatusPage) -> None:
+    worker(server).run(max_polls=3)
+    assert counters(page) == Counters(polls=3)
+
+
+def test_descriptors_threads_and_children_stay_flat_over_jobs(server: AntennaServer, worker: Make) -> None:
+    at_work = worker(server)
+
+    def after_a_job() -> tuple[int, int]:
+        server.add_job(job(*traps(2)))
+        at_work.run(max_polls=1)
+        assert active_children() == []
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    after_a_job()
+    assert {after_a_job() for _ in range(4)} == {after_a_job()}
+
+
+def test_two_jobs_of_two_pipelines_are_both_finished(server: AntennaServer, worker: Make) -> None:
+    ids = [server.add_job(JobSpec(pipeline=p, images=traps(3))) for p in ("moth_binary", "trap_species")]
+    worker(server).run(max_polls=3)
+    state = server.state()
+    assert [state.jobs[i].results for i in ids] == [3, 3]
+
+
+def test_a_job_of_a_pipeline_that_was_not_chosen_is_left_alone(server: AntennaServer, worker: Make) -> None:
+    job_id = server.add_job(JobSpec(pipeline="trap_species", images=traps(2)))
+    server.list_jobs([job_id])
+    worker(server, AMI_PIPELINES="moth_binary").run(max_polls=2)
+    assert server.state().waiting == 2
+
+
+@pytest.mark.parametrize("route", ["tasks", "result", "jobs"])
+def test_503_on_any_call_costs_no_task(server: AntennaServer, worker: Make, route: Any) -> None:
+    server.add_job(job(*traps(6)))
+    server.fault(FaultSpec("503", on=(route,), requests=2))
+    worker(server, AMI_ANTENNA_API_BATCH_SIZE=2).run(max_polls=6)
+    state = server.state()
+    assert (state.results, state.answered_twice, state.redelivered) == (6, 0, 0)
+    assert state.faults == {"503": 2}
+
+
+def test_a_loader_that_dies_costs_no_task_and_not_the_worker(
+    serve: Callable[..., AntennaServer], worker: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(visibility_timeout_s=2.0)
+    (good,) = traps(1)
+    server.add_job(job(ImageSpec(good, slow_s=1.5), *traps(3)))
+    at_work = worker(server, AMI_ANTENNA_API_DATALOADER_TIMEOUT_S="0.5", AMI_ANTENNA_IDLE_SLEEP_SECONDS="2.5")
+    at_work.run(max_polls=1)
+    assert server.state().answered == 0
+    failed = [r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "WARNING")]
+    assert failed[0].startswith("job 1: the loader failed: RuntimeError: DataLoader timed out")
+    assert failed[1].startswith("job 1: 4 tasks in 1 batch (")
+    assert failed[1].endswith("left to the server's redelivery")
+    while server.state().waiting < 4:
+        time.sleep(0.05)
+    worker(server).run(max_polls=1)
+    state = server.state()
+    assert (state.results, state.redelivered, state.answered_twice, state.lost) == (4, 4, 0, 0)
+
+
+def test_a_server_that_gives_no_answer_ends_the_run_after_the_limit(
+    server: AntennaServer, worker: Make, page: StatusPage
+) -> None:
+    at_work = worker(server, AMI_ANTENNA_UNREACHABLE_LIMIT_S="0.4", AMI_ANTENNA_IDLE_SLEEP_SECONDS="0.1")
+    server.fault(FaultSpec("503", on=("jobs",)))
+    with pytest.raises(UnreachableError, match="GET /jobs: 503 Service Unavailable"):
+        at_work.run()
+    assert counters(page).polls > 1
+
+
+def test_an_answer_that_comes_again_resets_the_limit(server: AntennaServer, worker: Make) -> None:
+    at_work = worker(server, AMI_ANTENNA_UNREACHABLE_LIMIT_S="60", AMI_ANTENNA_IDLE_SLEEP_SECONDS="0")
+    server.fault(FaultSpec("503", on=("jobs",), requests=3))
+    at_work.run(max_polls=4)
+    server.fault(FaultSpec("503", on=("jobs",), requests=1))
+    with pytest.raises(UnreachableError):
+        at_work.run(max_polls=1)
+
+
+@pytest.mark.parametrize("route", ["jobs", "tasks", "result"])
+def test_a_token_refused_on_any_call_ends_the_run(server: AntennaServer, worker: Make, route: Any) -> None:
+    server.add_job(job(*traps(2)))
+    server.fault(FaultSpec("401", on=(route,)))
+    with pytest.raises(UnauthorizedError, match="401"):
+        worker(server).run(max_polls=3)
+    assert active_children() == []
+
+
+def test_a_signal_ends_a_sleep_and_the_next_one_does_not_begin() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    drain = Drain()
+    drain.install()
+    try:
+        alarm = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM])
+        alarm.start()
+        drain.sleep(600)
+        drain.sleep(600)
+        assert drain.requested
+        alarm.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Fragile:
+    """A pipeline of this test's own that fails on images of one width."""
+
+    slug = "fragile"
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self.calls: list[int] = []
+
+    def process(self, images: list[torch.Tensor]) -> list[list[Detection]]:
+        self.calls.append(len(images))
+        if any(image.shape[2] == self._width for image in images):
+            raise RuntimeError("no memory for this one")
+        return [[] for _ in images]
+
+
+def test_an_image_on_which_the_pipeline_fails_does_not_take_its_batch_with_it() -> None:
+    fragile: Any = Fragile(width=7)
+    images = [torch.zeros((3, 5, width), dtype=torch.uint8) for width in (6, 7, 8)]
+    found = detect(fragile, images)
+    assert (found[0], found[2]) == ([], [])
+    assert "no memory for this one" in str(found[1])
+    assert fragile.calls == [3, 1, 1, 1]
+
+
+def test_a_batch_of_failures_alone_needs_no_pipeline() -> None:
+    task = Task("1", "2", "u", "r")
+    batch = Batch(torch.empty(0, dtype=torch.uint8), (), (), (Failure(task, "gone"),))
+
+    def no_pipeline() -> Any:
+        raise AssertionError("asked for a pipeline")
+
+    (only,) = answer(batch, no_pipeline, CPU)
+    assert (only.task_id, only.result) == ("1", {"error": "gone", "image_id": "2"})
+
+
+def test_views_of_a_packed_batch_are_what_the_pipeline_sees_as_contiguous_images() -> None:
+    """The packed batch hands out channels-last views; the pipeline must not care."""
+    pipeline = load_pipeline("moth_binary", device=CPU)
+    flat = torch.randint(0, 255, (2 * 48 * 64 * 3,), dtype=torch.uint8)
+    tasks = tuple(Task(str(i), str(i), "u", None) for i in range(2))
+    views = Batch(flat, ((48, 64), (48, 64)), tasks, ()).images(CPU)
+    as_api = [
+        [[d.bbox for d in found] for found in pipeline.process(images)]
+        for images in (views, [v.contiguous() for v in views])
+    ]
+    assert as_api[0] == as_api[1]

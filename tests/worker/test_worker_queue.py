@@ -1,0 +1,246 @@
+"""Journal, reservation and posting against a queue that redelivers and fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from worker_rig import TOKEN, job, traps
+
+from amidiag.soak.antenna import AntennaServer, FaultSpec
+from worker.antenna.client import AntennaClient
+from worker.antenna.journal import Journal, describe
+from worker.antenna.posting import Answer, ResultPoster
+from worker.antenna.schemas import (
+    BadAnswerError,
+    Task,
+    UnauthorizedError,
+    UnavailableError,
+    parse_jobs,
+    parse_tasks,
+)
+from worker.ingest.reservation import TaskSampler
+
+Poster = Callable[..., ResultPoster]
+
+
+@pytest.fixture
+def client(server: AntennaServer) -> Iterator[AntennaClient]:
+    client = AntennaClient(server.base_url, TOKEN)
+    yield client
+    client.close()
+
+
+def sampler(
+    client: AntennaClient, journal: Journal, job_id: int, batch_size: int = 4, **more: Any
+) -> TaskSampler:
+    how: dict[str, Any] = {"stopping": lambda: False, "first_task": lambda: None} | more
+    return TaskSampler(client, journal, job_id=job_id, batch_size=batch_size, **how)
+
+
+def errors_for(tasks: list[Task]) -> list[Answer]:
+    return [Answer(t.id, {"error": "tested", "image_id": t.image_id}) for t in tasks]
+
+
+class Posting:
+    """A poster with its journal, and how many posts were accepted."""
+
+    def __init__(self, client: AntennaClient, max_pending: int = 5, give_up_after_s: float = 30.0) -> None:
+        self.journal = Journal()
+        self.accepted = 0
+        self.poster = ResultPoster(
+            client,
+            self.journal,
+            max_pending=max_pending,
+            give_up_after_s=give_up_after_s,
+            accepted=self._count,
+        )
+
+    def _count(self) -> None:
+        self.accepted += 1
+
+    def reserve(self, client: AntennaClient, job_id: int, count: int, batch: int = 1) -> list[Task]:
+        return self.journal.admit(job_id, client.reserve(job_id, count), batch)
+
+
+def test_a_job_is_reserved_batch_by_batch_until_nothing_is_left(
+    server: AntennaServer, client: AntennaClient
+) -> None:
+    job_id, journal, first = server.add_job(job(*traps(10))), Journal(), []
+    lists = list(sampler(client, journal, job_id, first_task=lambda: first.append("!")))
+    assert [len(tasks) for tasks in lists] == [4, 4, 2]
+    assert first == ["!"]
+    assert [(e.batch, e.task) for e in journal.in_hand(job_id)] == [
+        (number, task) for number, tasks in enumerate(lists, start=1) for task in tasks
+    ]
+
+
+def test_a_job_without_tasks_reserves_nothing(server: AntennaServer, client: AntennaClient) -> None:
+    of_empty = sampler(client, Journal(), server.add_job(job()))
+    assert list(of_empty) == []
+    assert (of_empty.reserved, of_empty.error) == (0, None)
+
+
+def test_a_drain_ends_the_reservation(server: AntennaServer, client: AntennaClient) -> None:
+    stop = threading.Event()
+    lists = iter(sampler(client, Journal(), server.add_job(job(*traps(10))), stopping=stop.is_set))
+    assert len(next(lists)) == 4
+    stop.set()
+    assert next(lists, None) is None
+    assert server.state().reserved == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"), [("503", UnavailableError), ("401", UnauthorizedError), ("404", BadAnswerError)]
+)
+def test_a_failed_reservation_ends_the_iteration_and_is_told(
+    server: AntennaServer, client: AntennaClient, fault: Any, expected: type[Exception]
+) -> None:
+    of_job = sampler(client, Journal(), server.add_job(job(*traps(10))))
+    lists = iter(of_job)
+    assert len(next(lists)) == 4
+    server.fault(FaultSpec(fault, on=("tasks",), requests=1))
+    assert next(lists, None) is None
+    assert isinstance(of_job.error, expected)
+    assert of_job.reserved == 4
+
+
+def test_a_redelivered_task_in_hand_is_answered_once_under_its_newest_reply_subject(
+    serve: Callable[..., AntennaServer],
+) -> None:
+    server = serve(visibility_timeout_s=0.5)
+    client = AntennaClient(server.base_url, TOKEN)
+    job_id, posting = server.add_job(job(*traps(3))), Posting(client)
+    (tasks,) = sampler(client, posting.journal, job_id)
+    again: list[Task] = []
+    while not again:
+        time.sleep(0.02)
+        again = client.reserve(job_id, 10)
+    assert {t.id for t in again} <= {t.id for t in tasks}
+    assert posting.journal.admit(job_id, again, batch=2) == []
+    subjects = posting.journal.reply_subjects(job_id, [t.id for t in again])
+    assert subjects == [t.reply_subject for t in again]
+    posting.poster.submit(job_id, errors_for(tasks))
+    posting.poster.drain()
+    posting.poster.close()
+    state = server.state().jobs[job_id]
+    assert (state.errors, state.answered_twice, state.redelivered) == (3, 0, len(again))
+    assert len(posting.journal) == 0
+
+
+def test_what_is_released_is_named() -> None:
+    journal = Journal()
+    journal.admit(7, [Task(str(n), "i", "u", None) for n in range(12)], batch=1)
+    journal.admit(7, [Task("x", "i", "u", None)], batch=2)
+    journal.admit(8, [Task("0", "i", "u", None)], batch=1)
+    journal.answered(7, ["0", "1"])
+    left = journal.release(7)
+    assert describe(left, shown=2) == "11 tasks in 2 batches (2, 3, …)"
+    assert (len(journal.in_hand(7)), len(journal.in_hand(8))) == (0, 1)
+
+
+def test_results_are_posted_again_until_the_server_takes_them(
+    server: AntennaServer, client: AntennaClient
+) -> None:
+    job_id, posting = server.add_job(job(*traps(4))), Posting(client)
+    tasks = posting.reserve(client, job_id, 4)
+    server.fault(FaultSpec("503", on=("result",), requests=2))
+    posting.poster.submit(job_id, errors_for(tasks[:2]))
+    posting.poster.submit(job_id, errors_for(tasks[2:]))
+    posting.poster.drain()
+    posting.poster.close()
+    state = server.state()
+    assert (state.errors, state.answered_twice, posting.accepted) == (4, 0, 2)
+    assert state.requests["POST result"] == {503: 2, 200: 2}
+
+
+def test_a_server_that_comes_back_gets_the_results(server: AntennaServer, client: AntennaClient) -> None:
+    job_id, posting = server.add_job(job(*traps(2))), Posting(client)
+    tasks = posting.reserve(client, job_id, 2)
+    server.fault(FaultSpec("down", seconds=1.0))
+    posting.poster.submit(job_id, errors_for(tasks))
+    posting.poster.drain()
+    posting.poster.close()
+    assert server.state().errors == 2
+
+
+def test_no_more_than_the_allowed_posts_are_pending(server: AntennaServer, client: AntennaClient) -> None:
+    job_id, posting = server.add_job(job(*traps(4))), Posting(client, max_pending=2)
+    tasks = posting.reserve(client, job_id, 4)
+    server.fault(FaultSpec("503", on=("result",)))
+    taken: list[int] = []
+
+    def hand_over() -> None:
+        for number, task in enumerate(tasks):
+            posting.poster.submit(job_id, errors_for([task]))
+            taken.append(number)
+
+    thread = threading.Thread(target=hand_over)
+    thread.start()
+    while len(taken) < 2 or server.state().requests.get("POST result", {}).get(503, 0) < 2:
+        time.sleep(0.02)
+    assert taken == [0, 1]
+    server.clear_faults()
+    thread.join(30)
+    posting.poster.drain()
+    posting.poster.close()
+    assert (taken, server.state().errors) == ([0, 1, 2, 3], 4)
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("401", UnauthorizedError), ("503", UnavailableError)])
+def test_a_failure_for_good_reaches_who_waits_and_who_submits(
+    server: AntennaServer, client: AntennaClient, fault: Any, expected: type[Exception]
+) -> None:
+    job_id, posting = server.add_job(job(*traps(1))), Posting(client, give_up_after_s=0.2)
+    tasks = posting.reserve(client, job_id, 1)
+    server.fault(FaultSpec(fault, on=("result",)))
+    posting.poster.submit(job_id, errors_for(tasks))
+    with pytest.raises(expected):
+        posting.poster.drain()
+    with pytest.raises(expected):
+        posting.poster.submit(job_id, errors_for(tasks))
+    posting.poster.close()
+    assert len(posting.journal) == 1
+
+
+def test_refused_results_are_dropped_and_the_next_ones_go_on(
+    server: AntennaServer, client: AntennaClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id, posting = server.add_job(job(*traps(2))), Posting(client)
+    tasks = posting.reserve(client, job_id, 2)
+    server.fault(FaultSpec("404", on=("result",), requests=1))
+    posting.poster.submit(job_id, errors_for(tasks[:1]))
+    posting.poster.submit(job_id, errors_for(tasks[1:]))
+    posting.poster.drain()
+    posting.poster.close()
+    assert (server.state().errors, len(posting.journal)) == (1, 0)
+    assert [r.levelname for r in caplog.records if "refused" in r.message] == ["ERROR"]
+
+
+def test_an_unexpected_error_of_the_posting_thread_ends_the_wait(
+    server: AntennaServer, client: AntennaClient
+) -> None:
+    posting = Posting(client)
+    posting.poster.submit(1, [Answer("never reserved", {})])
+    with pytest.raises(KeyError):
+        posting.poster.drain()
+    posting.poster.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, [], {"results": 3}, {"results": [{"id": "1", "pipeline_slug": "a"}]}, {"results": [{"id": 1}]}],
+)
+def test_an_answer_of_another_shape_is_a_bad_answer(body: Any) -> None:
+    with pytest.raises(BadAnswerError):
+        parse_jobs(body)
+
+
+def test_ids_of_tasks_may_be_numbers_and_a_reply_subject_may_be_missing() -> None:
+    body = {"tasks": [{"id": 5, "image_id": 6, "image_url": "http://x/y"}]}
+    assert parse_tasks(body) == [Task("5", "6", "http://x/y", None)]
+    with pytest.raises(BadAnswerError):
+        parse_tasks({"tasks": [{"id": 5, "image_id": None, "image_url": "x"}]})
