@@ -183,6 +183,6 @@ def _print_envelope(data: dict[str, Any], code: int) -> None:
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         host=socket.gethostname(),
         exit_code=code,
-        data=data,
     )
-    print(json.dumps(dataclasses.asdict(envelope)))
+    value = dataclasses.asdict(envelope) | {"data": data}
+    print(json.dumps({"schema": value.pop("schema"), **value}, indent=1, ensure_ascii=False))
