@@ -368,6 +368,48 @@ class SoakData:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingEntry:
+    """One setting of the worker: its effective value (masked where secret), and where that comes from."""
+
+    name: str
+    value: Any
+    default: Any
+    source: str
+    allowed: str
+    doc: str
+    secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownSetting:
+    """An `AMI_` variable that nobody reads, with the nearest name that somebody does."""
+
+    name: str
+    nearest: str | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingProblem:
+    """One setting that cannot be used. `value` is None where it must not be shown or there is none."""
+
+    setting: str
+    value: str | None
+    allowed: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsData:
+    """What `ami worker settings` has. `unused` names upstream variables that this worker has no use for."""
+
+    settings: tuple[SettingEntry, ...] = ()
+    unused: tuple[str, ...] = ()
+    unknown: tuple[UnknownSetting, ...] = ()
+    problems: tuple[SettingProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NoData:
     """A command that has nothing beyond the common parts."""
 
@@ -384,10 +426,16 @@ class Envelope:
     tree: TreeUse | None = None
     series: tuple[SeriesReport, ...] = ()
     findings: tuple[Finding, ...] = ()
-    data: RateData | SoakData | NoData = field(default_factory=NoData)
+    data: RateData | SoakData | SettingsData | NoData = field(default_factory=NoData)
     notes: tuple[str, ...] = ()
     schema: str = SCHEMA
 
 
-DATA_OF: Mapping[str, type] = {"fds": NoData, "rate": RateData, "soak": SoakData, "gate": SoakData}
+DATA_OF: Mapping[str, type] = {
+    "fds": NoData,
+    "rate": RateData,
+    "soak": SoakData,
+    "gate": SoakData,
+    "worker settings": SettingsData,
+}
 """The class of `data` by command."""

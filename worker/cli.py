@@ -9,7 +9,7 @@ import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +17,7 @@ from worker import exit_codes
 from worker.cpu import wait_passively
 
 if TYPE_CHECKING:
+    from amidiag.model import SettingsData
     from worker.settings import Loaded, SettingsError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -121,8 +122,10 @@ def settings_command(
         loaded = read(env_file)
     except SettingsError as e:
         if as_json:
-            problems = [dataclasses.asdict(p) for p in e.problems]
-            _print_envelope({"problems": problems}, exit_codes.BAD_SETTINGS)
+            from amidiag.model import SettingProblem, SettingsData
+
+            problems = tuple(SettingProblem(p.setting, p.value, p.allowed, p.source) for p in e.problems)
+            _print_envelope(SettingsData(problems=problems), exit_codes.BAD_SETTINGS)
         _bad_settings(e)
     if as_json:
         _print_envelope(settings_report.data(loaded), exit_codes.DRAINED)
@@ -175,7 +178,7 @@ def _fail(code: int, text: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _print_envelope(data: dict[str, Any], code: int) -> None:
+def _print_envelope(data: SettingsData, code: int) -> None:
     from amidiag.model import Envelope
 
     envelope = Envelope(
@@ -183,6 +186,7 @@ def _print_envelope(data: dict[str, Any], code: int) -> None:
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         host=socket.gethostname(),
         exit_code=code,
+        data=data,
     )
-    value = dataclasses.asdict(envelope) | {"data": data}
+    value = dataclasses.asdict(envelope)
     print(json.dumps({"schema": value.pop("schema"), **value}, indent=1, ensure_ascii=False))

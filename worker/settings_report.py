@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from amidiag import model
+from amidiag.model import SettingEntry, SettingsData
 from worker.settings import Loaded, WorkerSettings, allowed, env_name, fields, is_secret
 
 MASK = "********"
@@ -17,38 +19,35 @@ ENV_EXAMPLE_HEAD = """\
 """
 
 
-def rows(loaded: Loaded) -> list[dict[str, Any]]:
-    """One row per setting: name, value, default, source, allowed, doc, secret. Secrets are masked."""
+def rows(loaded: Loaded) -> tuple[SettingEntry, ...]:
+    """One row per setting. Secrets are masked."""
     values = loaded.settings.model_dump()
-    return [
-        {
-            "name": env_name(field),
-            "value": _shown(values[field]),
-            "default": _shown(info.default),
-            "source": loaded.sources[env_name(field)],
-            "allowed": allowed(info),
-            "doc": info.description,
-            "secret": is_secret(info),
-        }
+    return tuple(
+        SettingEntry(
+            name=env_name(field),
+            value=_shown(values[field]),
+            default=_shown(info.default),
+            source=loaded.sources[env_name(field)],
+            allowed=allowed(info),
+            doc=info.description or "",
+            secret=is_secret(info),
+        )
         for field, info in WorkerSettings.model_fields.items()
-    ]
+    )
 
 
-def data(loaded: Loaded) -> dict[str, Any]:
+def data(loaded: Loaded) -> SettingsData:
     """What `ami worker settings --json` puts under `data`."""
-    return {
-        "settings": rows(loaded),
-        "unused": list(loaded.unused),
-        "unknown": [{"name": u.name, "nearest": u.nearest, "source": u.source} for u in loaded.unknown],
-    }
+    unknown = tuple(model.UnknownSetting(u.name, u.nearest, u.source) for u in loaded.unknown)
+    return SettingsData(settings=rows(loaded), unused=tuple(loaded.unused), unknown=unknown)
 
 
 def table(loaded: Loaded) -> str:
     """The settings for people, one paragraph each."""
     lines = []
     for row in rows(loaded):
-        lines.append(f"{row['name']}={as_text(row['value'])}   ({row['source']})")
-        lines.extend(textwrap.wrap(f"{row['doc']} Must be {row['allowed']}.", 100, **_INDENT))
+        lines.append(f"{row.name}={as_text(row.value)}   ({row.source})")
+        lines.extend(textwrap.wrap(f"{row.doc} Must be {row.allowed}.", 100, **_INDENT))
     return "\n".join(lines)
 
 

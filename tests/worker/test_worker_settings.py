@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from worker_rig import ended
 
+from amidiag.report.json_schema import schema
 from worker import settings_report
 from worker.settings import SettingsError, UnknownSetting, fields, public, read
 
@@ -120,7 +122,7 @@ def test_env_example_uncommented_is_the_defaults(tmp_path: Path) -> None:
 def test_the_token_is_in_no_output() -> None:
     loaded = read(NO_FILE, {"AMI_ANTENNA_API_AUTH_TOKEN": "hush-hush"})
     shown = [repr(loaded), str(public(loaded.settings)), settings_report.table(loaded)]
-    shown.append(json.dumps(settings_report.data(loaded)))
+    shown.append(str(settings_report.data(loaded)))
     assert not [text for text in shown if "hush-hush" in text]
     assert settings_report.MASK in shown[2]
 
@@ -135,6 +137,7 @@ def test_the_settings_command_prints_one_envelope(start: Any, tmp_path: Path) ->
     (tmp_path / ".env").write_text("AMI_NUM_WORKERS=2\nAMI_PREFETCH=3\n")
     code, out, err = ended(start("settings", "--json"))
     value = envelope_of(out)
+    Draft202012Validator(schema()).validate(value)
     rows = {row["name"]: row for row in value["data"]["settings"]}
     assert (code, err, value["exit_code"]) == (0, "", 0)
     assert rows["AMI_NUM_WORKERS"] | {"value": 2, "default": 1, "source": ".env"} == rows["AMI_NUM_WORKERS"]
@@ -171,3 +174,10 @@ def test_help_and_settings_do_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_env_example_is_the_one_that_the_settings_print() -> None:
+    path = Path(__file__).parents[2] / ".env.example"
+    assert path.read_text(encoding="utf-8") == settings_report.env_example(), (
+        "run: ami worker settings --env-example > .env.example"
+    )

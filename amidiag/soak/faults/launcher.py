@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
 
 from amidiag.soak.faults import NAMES, accelerator, torch_atexit
+
+# The faults import torch before the worker can say how its threads shall wait: idle OpenMP threads that spin beside
+# a loader process on the same cores slow inference down several times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ARM = {"torch-atexit-per-loader": torch_atexit.arm, "emulated-accelerator": accelerator.arm}
 
