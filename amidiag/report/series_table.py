@@ -13,13 +13,15 @@ _SINGULAR = {"cycles": "poll", "polls": "poll", "seconds": "second", "batches": 
 
 
 def series_table(series: tuple[SeriesReport, ...], sample: str) -> Table:
-    """One row per resource; `sample` is what one value stands for ("poll", "sample")."""
+    """One row per resource, parts of the FD count only where they rise; `sample` is what one value stands for."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 3))
     table.add_column("resource")
     table.add_column("verdict")
     table.add_column("rate [95 % interval]")
     table.add_column("what it says")
     for entry in series:
+        if entry.resource.startswith("fd.") and entry.verdict in ("stable", "undecided"):
+            continue  # a part of the FD count that says no more than the count
         verdict = Text(entry.verdict, STYLE[entry.verdict])
         table.add_row(entry.resource, verdict, rate_words(entry), _what_it_says(entry, sample))
     return table
@@ -52,6 +54,8 @@ def _what_it_says(entry: SeriesReport, sample: str) -> str:
         return f"grows by less than {rate(entry.upper_bound, entry.resource)} per {sample}"
     if entry.exhausts is not None:
         return time_left(entry)
-    if entry.samples_needed:
-        return f"needs {count(entry.samples_needed)} more {sample}s"
-    return ""
+    so_far = (
+        f"so far below {rate(entry.upper_bound, entry.resource)} per {sample}" if entry.upper_bound else ""
+    )
+    needs = f"needs {count(entry.samples_needed)} more {sample}s" if entry.samples_needed else ""
+    return ", ".join(part for part in (so_far, needs) if part)

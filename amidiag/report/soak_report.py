@@ -15,29 +15,28 @@ from amidiag.soak.experiment import PRODUCTION_POLL_S, ArmResult, Result
 
 
 def soak_report(result: Result) -> Iterator[RenderableType]:
-    """Arm by arm: judged resources, what was answered, findings; then what it all says."""
+    """What was armed, then arm by arm: verdict, judged resources, answers, findings; then what it all says."""
+    faults = dict.fromkeys(
+        f"fault {name}: {text}" for arm in result.arms for name, text in arm.outcome.faults.items()
+    )
+    for line in faults:
+        yield Text(line, style="dim")
     for number, arm in enumerate(result.arms, 1):
-        yield from _arm(result, number, arm)
+        yield from _arm(number, arm)
     yield from _conclusion(result)
 
 
-def _arm(result: Result, number: int, arm: ArmResult) -> Iterator[RenderableType]:
+def _arm(number: int, arm: ArmResult) -> Iterator[RenderableType]:
     outcome = arm.outcome
     cycles = max(0, outcome.recording.observations - 1)
-    yield Text(f"\n{number}. {outcome.arm.name}", style="bold").append(
-        f": {count(cycles)} polls in {duration(outcome.seconds)}", style="not bold"
-    )
+    title = Text(f"\n{number}. {outcome.arm.name}", style="bold")
+    title.append(f": {count(cycles)} polls in {duration(outcome.seconds)}", style="not bold")
     if outcome.arm.stop != "load":
-        yield Text(
-            f"   time compressed {arm.compression:.0f}-fold: an idle worker in production polls every "
-            f"{PRODUCTION_POLL_S:.0f} s; slow growth that follows the clock is not shown by this",
-            style="dim",
-        )
-    for name, text in outcome.faults.items():
-        yield Text(f"   fault {name}: {text}", style="dim")
+        title.append(f", {arm.compression:.0f} times as fast as an idle worker polls", style="not bold")
+    yield title
+    yield from _sentences(arm)
     if arm.series:
         yield series_table(arm.series, "poll")
-    yield from _sentences(arm)
     yield from _answers(arm)
     yield from findings(arm.findings)
 
@@ -105,6 +104,12 @@ def _share(value: float | None) -> str:
 
 def _conclusion(result: Result) -> Iterator[Text]:
     yield Text("")
+    if any(arm.outcome.arm.stop != "load" for arm in result.arms):
+        yield Text(
+            f"Time is compressed: an idle worker in production polls every {PRODUCTION_POLL_S:.0f} s. Growth that "
+            "follows the clock instead of polls, loaders or batches is not shown by this.",
+            style="dim",
+        )
     if result.recipe.answers:
         yield Text("Answer: ", style="bold").append(" ".join(result.recipe.answers.split()), style="not bold")
     said = {

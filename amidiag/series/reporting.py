@@ -26,12 +26,21 @@ class Pace:
 
 
 def report_series(
-    recording: Recording, pace: Pace, decided: dict[str, Verdict] | None = None
+    recording: Recording,
+    pace: Pace,
+    *,
+    decided: dict[str, Verdict] | None = None,
+    tolerance: float | None = None,
 ) -> tuple[SeriesReport, ...]:
-    """Judge every resource worth it. `decided` holds verdicts that a sequential look has already given."""
+    """Judge every resource worth it.
+
+    `decided` holds verdicts that a sequential look has already given; `tolerance` is the growth per sample
+    below which FDs, threads and children count as stable (None: the default of `judge`).
+    """
     known = decided or {}
     return tuple(
-        _report(recording, resource, known.get(resource), pace) for resource in worth_judging(recording)
+        _report(recording, resource, known.get(resource), pace, tolerance)
+        for resource in worth_judging(recording)
     )
 
 
@@ -46,10 +55,12 @@ def _moved(values: Iterable[float]) -> bool:
     return bool(known) and max(known) > min(known)
 
 
-def _report(recording: Recording, resource: str, decided: Verdict | None, pace: Pace) -> SeriesReport:
+def _report(
+    recording: Recording, resource: str, decided: Verdict | None, pace: Pace, tolerance: float | None
+) -> SeriesReport:
     values = recording.values(resource)
     unit = unit_of(resource)
-    verdict = decided or judge(values, unit=unit)
+    verdict = decided or judge(values, unit=unit, tolerance=None if unit == "byte" else tolerance)
     driver_name: str | None = None
     rate = _per_sample(verdict, pace)
     evidence = verdict.evidence

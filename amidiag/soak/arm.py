@@ -16,7 +16,7 @@ from amidiag.model import Answered, Certificate, Identity, Observation, Verdict
 from amidiag.procfs.identity import identify
 from amidiag.procfs.observe import observe_tree
 from amidiag.series.certificate import certify
-from amidiag.series.recording import Recording
+from amidiag.series.recording import Recording, unit_of
 from amidiag.series.sequential import Sequential
 from amidiag.soak.answers import check_answers
 from amidiag.soak.antenna import AntennaServer, JobSpec, ServerConfig
@@ -113,7 +113,7 @@ class _Drive:
         self.identity: Identity = identify(program.pid)
         self.status = StatusReader()
         self.recording = Recording()
-        self.sequential = Sequential(unit="fd")
+        self.sequential = Sequential(unit=unit_of(arm.resource), tolerance=arm.tolerance)
         self.job_ids: list[int] = []
         self._empty_jobs: dict[tuple[str, int], int] = {}
         self._started = 0.0

@@ -75,7 +75,12 @@ def _judge(recipe: Recipe, outcome: ArmOutcome) -> ArmResult:
     if outcome.arm.stop == "load":
         series: tuple[SeriesReport, ...] = ()
     else:
-        series = report_series(outcome.recording, pace, {outcome.arm.resource: outcome.verdict})
+        series = report_series(
+            outcome.recording,
+            pace,
+            decided={outcome.arm.resource: outcome.verdict},
+            tolerance=outcome.arm.certificate_events_per_cycle,
+        )
     last = outcome.recording.last
     findings: tuple[Finding, ...] = ()
     if last is not None:
@@ -96,7 +101,7 @@ def _shown(outcome: ArmOutcome) -> bool | None:
         return None
     if expect == "stable" and arm.stop == "certificate":
         bound = outcome.certificate.events_per_cycle_bound if outcome.certificate else 1.0
-        return outcome.verdict.kind in ("stable", "undecided") and bound <= arm.certificate_events_per_cycle
+        return outcome.verdict.kind == "stable" and bound <= arm.certificate_events_per_cycle
     return outcome.verdict.kind == expect
 
 
@@ -145,6 +150,4 @@ def _open(arm: ArmResult) -> bool:
         return False
     if any(series.verdict == "growing" for series in arm.series):
         return True
-    if outcome.arm.stop == "certificate":
-        return outcome.certificate is None
     return outcome.verdict.kind == "undecided"

@@ -65,6 +65,11 @@ class Arm:
     expect: VerdictKind | None
     faults: tuple[str, ...]
 
+    @property
+    def tolerance(self) -> float | None:
+        """Growth per cycle below which `resource` counts as stable: as fine as the certificate that is asked for."""
+        return None if self.resource.startswith(("memory", "shm")) else self.certificate_events_per_cycle
+
 
 @dataclass(frozen=True, slots=True)
 class Accept:
