@@ -54,8 +54,9 @@ def _what_it_says(entry: SeriesReport, sample: str) -> str:
         return f"grows by less than {rate(entry.upper_bound, entry.resource)} per {sample}"
     if entry.exhausts is not None:
         return time_left(entry)
-    so_far = (
-        f"so far below {rate(entry.upper_bound, entry.resource)} per {sample}" if entry.upper_bound else ""
-    )
-    needs = f"needs {count(entry.samples_needed)} more {sample}s" if entry.samples_needed else ""
-    return ", ".join(part for part in (so_far, needs) if part)
+    parts = []
+    if entry.upper_bound is not None and entry.verdict == "undecided":
+        parts.append(f"so far below {rate(entry.upper_bound, entry.resource)} per {sample}")
+    if entry.samples_needed:
+        parts.append(f"needs {count(entry.samples_needed)} more {sample}s")
+    return ", ".join(parts)
