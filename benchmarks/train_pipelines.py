@@ -2,10 +2,13 @@
 
     nice -n 10 .venv/bin/python benchmarks/train_pipelines.py
 
-One thread, some ten minutes, no accelerator. Three families of background and two kinds of light are left
+One thread, some ten minutes, no accelerator. Four families of background and two kinds of light are left
 out of the training (`HELD_OUT_…` in amidiag.soak.traps); `figures.json` beside the weights says what the
 shipped networks reach on those, on seeds of their own, and on the families of the training.
 Same seed, same machine, same torch: same weights.
+
+Of the families left out, `seams` is the weaker witness: a first training took its crossings for insects, and
+the lines of `cluttered` were added for that. `quilted` was made and looked at after the training was settled.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +87,9 @@ def prepare(count: int, seed: int) -> tuple[list[Sample], Crops]:
     samples: list[Sample] = []
     pixels: list[Tensor] = []
     species: list[str] = []
-    for spec in specs:
-        trap = render(spec)
+    for number, spec in enumerate(specs):
+        # One image in six has few and larger insects than traps are asked for: cameras stand nearer, too.
+        trap = render(replace(spec, insects=(2, 8), insect_size=(0.06, 0.16)) if number % 6 == 0 else spec)
         full = pixels_of(trap)
         small = reduce(full).contiguous()
         scale = torch.tensor([small.shape[2] / spec.width, small.shape[1] / spec.height]).repeat(2)
@@ -186,24 +191,56 @@ def detector_loss(maps: Tensor, targets: Sequence[Target]) -> Tensor:
     return -(focal * counts).sum() / peak.sum().clamp(min=1) + 2 * away / centre.sum().clamp(min=1)
 
 
+def cluttered(pixels: Tensor, boxes: Tensor, chance: random.Random) -> Tensor:
+    """A window whose sheet has hard-edged blots or crossing lines, darker or paler; insects lie on top.
+
+    They teach the detector that an edge or a crossing alone is no insect.
+    """
+    kind = chance.random()
+    if kind < 0.6:
+        return pixels
+    if kind < 0.8:
+        cells = chance.randint(3, 24)
+        rough = nnf.interpolate(torch.rand(1, 1, cells, cells), size=(WINDOW, WINDOW), mode="bicubic")[0]
+        clutter = ((rough - chance.uniform(0.55, 0.8)) * chance.uniform(4, 80)).clamp(0, 1)
+    else:
+        clutter = torch.zeros(1, WINDOW, WINDOW)
+        place = torch.arange(WINDOW) - WINDOW / 2
+        turn, thick = chance.uniform(0, math.pi), chance.uniform(0.7, 5)
+        for number in range(chance.randint(1, 10)):
+            along = turn + (number % 2) * chance.choice(
+                [math.pi / 2, math.pi / 2, chance.uniform(0, math.pi)]
+            )
+            away = (
+                place[None] * math.cos(along) + place[:, None] * math.sin(along) - chance.uniform(-120, 120)
+            )
+            clutter = torch.maximum(clutter, (thick - away.abs()).clamp(0, 1)[None])
+    for x1, y1, x2, y2 in boxes.round().int().clamp(0, WINDOW).tolist():
+        clutter[:, y1:y2, x1:x2] = 0
+    return (pixels * (1 + chance.uniform(-0.45, 0.25) * clutter)).clamp(0, 255)
+
+
 def tinted(batch: Tensor) -> Tensor:
-    """Another exposure, colour cast, gamma and sensor noise for each image of a float batch 0 to 255."""
+    """Another exposure, contrast, colour cast, gamma and noise for each image of a float batch 0 to 255."""
     n = len(batch)
     unit = (batch / 255).clamp(0.004, 1) ** torch.empty(n, 1, 1, 1).uniform_(0.75, 1.35)
-    unit = unit * torch.empty(n, 1, 1, 1).uniform_(0.7, 1.2) * torch.empty(n, 3, 1, 1).uniform_(0.85, 1.15)
-    noise = torch.randn_like(unit) * torch.empty(n, 1, 1, 1).uniform_(0, 0.03)
+    haze = torch.empty(n, 1, 1, 1).uniform_(-0.7, 0.6).clamp(min=0)
+    unit = unit + haze * (torch.rand(n, 1, 1, 1) - unit)
+    unit = unit * torch.empty(n, 1, 1, 1).uniform_(0.6, 1.2) * torch.empty(n, 3, 1, 1).uniform_(0.85, 1.15)
+    noise = torch.randn_like(unit) * torch.empty(n, 1, 1, 1).uniform_(0, 0.04)
     return ((unit + noise).clamp(0, 1) * 255).round()
 
 
 def train_detector(samples: list[Sample], steps: int, seed: int) -> DetectorNet:
     chance = random.Random(seed)
+    torch.manual_seed(seed)
     network = DetectorNet()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=5e-3, total_steps=steps, pct_start=0.15)
     running = 0.0
     for step in range(steps):
         chosen = [window(samples[chance.randrange(len(samples))], chance) for _ in range(16)]
-        batch = tinted(torch.stack([pixels for pixels, _ in chosen]).float())
+        batch = tinted(torch.stack([cluttered(pixels.float(), boxes, chance) for pixels, boxes in chosen]))
         loss = detector_loss(network(normalise(batch)), [target(boxes) for _, boxes in chosen])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -216,7 +253,8 @@ def train_detector(samples: list[Sample], steps: int, seed: int) -> DetectorNet:
     return network
 
 
-def train_classifier(crops: Tensor, labels: Tensor, classes: int, steps: int) -> CropNet:
+def train_classifier(crops: Tensor, labels: Tensor, classes: int, steps: int, seed: int) -> CropNet:
+    torch.manual_seed(seed)
     network = CropNet(classes)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps, pct_start=0.15)
@@ -298,7 +336,6 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
     start = time.monotonic()
     if not options.evaluate_only:
         samples, crops = prepare(options.images, options.seed)
@@ -308,12 +345,14 @@ def main() -> None:
         )
         save(train_detector(samples, options.steps, options.seed), DETECTOR)
         moths = torch.tensor([name in SPECIES.labels for name in crops.species])
-        binary = train_classifier(crops.pixels, (~moths).long(), 2, options.classifier_steps)
+        binary = train_classifier(crops.pixels, (~moths).long(), 2, options.classifier_steps, options.seed)
         save(binary, BINARY)
         names = [name for name in crops.species if name in SPECIES.labels]
         labels = torch.tensor([SPECIES.labels.index(name) for name in names])
         save(
-            train_classifier(crops.pixels[moths], labels, len(SPECIES.labels), options.classifier_steps),
+            train_classifier(
+                crops.pixels[moths], labels, len(SPECIES.labels), options.classifier_steps, options.seed
+            ),
             SPECIES,
         )
     trained = round(time.monotonic() - start)

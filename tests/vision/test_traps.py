@@ -178,7 +178,7 @@ def test_a_wrong_spec_says_what_is_wrong(wrong: dict[str, object], named: str) -
         TrapSpec(**{"seed": 1, "width": 640, "height": 480, **wrong})
 
 
-def test_truth_is_that_of_the_drawn_image():
+def test_truth_is_that_of_the_drawn_image() -> None:
     for seed in range(6):
         spec = TrapSpec(seed=seed, width=640, height=480)
         assert truth(spec) == render(spec).insects

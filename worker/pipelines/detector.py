@@ -14,7 +14,7 @@ from torch import Tensor
 from worker.pipelines.imaging import Box, normalise, reduce
 from worker.pipelines.networks import STRIDE, DetectorNet, fused
 
-CONFIDENCE = 0.35  # where precision and recall meet on images of the training's families
+CONFIDENCE = 0.55  # where precision and recall meet on fresh images of the families of the training
 _MOST = 200  # candidates per image: a light sheet has tens of insects
 _SAME = 0.5  # share of the smaller box inside a better one from which both are the same insect
 

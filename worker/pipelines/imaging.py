@@ -44,10 +44,10 @@ def reduce(image: Tensor) -> Tensor:
     95 and 150 MB. On an accelerator, which has no such kernel for uint8, it is float of the same range.
     """
     size = reduced_size(int(image.shape[1]), int(image.shape[2]))
+    image = image if image.device.type == "cpu" else image.float()
     if size == tuple(image.shape[1:]):
         return image
-    batch = image[None] if image.device.type == "cpu" else image[None].float()
-    return nnf.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return nnf.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def normalise(batch: Tensor) -> Tensor:

@@ -93,6 +93,14 @@ def _seams(rng: Rng, height: int, width: int) -> Field:
     return relief
 
 
+def _quilted(rng: Rng, height: int, width: int) -> Field:
+    """Padded diamonds: bright cushions, shaded grooves."""
+    y, x = grid(height, width)
+    waves = np.pi / rng.uniform(0.06, 0.2)
+    groove = np.abs(np.sin(waves * (x + y))) * np.abs(np.sin(waves * (x - y)))
+    return single(0.86 + 0.16 * np.sqrt(groove))
+
+
 def _woven(rng: Rng) -> Field:
     i, j = np.mgrid[0:_TILE, 0:_TILE] * (2 * np.pi * int(rng.integers(30, 70)) / _TILE)
     return single(rng.uniform(3, 7) * np.sin(i) * np.sin(j))
@@ -124,6 +132,7 @@ _CLOTH: Final[dict[str, Callable[[Rng, int, int], Field]]] = {
     "seams": _seams,
     "net": _plain,
     "stucco": _plain,
+    "quilted": _quilted,
 }
 
 _GRAIN: Final[dict[str, Callable[[Rng], Field]]] = {"weave": _woven, "net": _mesh, "stucco": _bumps}
