@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 import typer
@@ -26,10 +29,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _module in (fds, rate, soak, gate, schema):
-    app.command(_module.NAME, epilog=_module.EXAMPLES)(_module.command)
-
 _INTERRUPTED = 130
+
+
+def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
+    """Turn Ctrl-C into our own error before typer turns it into a silent exit."""
+
+    @functools.wraps(command)
+    def run_command(*args: Any, **options: Any) -> int:
+        try:
+            return command(*args, **options)
+        except KeyboardInterrupt:
+            raise CommandError("interrupted; what was started has been ended", _INTERRUPTED) from None
+
+    return run_command
+
+
+for _module in (fds, rate, soak, gate, schema):
+    app.command(_module.NAME, epilog=_module.EXAMPLES)(_interruptible(_module.command))
 
 
 def main(arguments: list[str]) -> int:
@@ -45,8 +62,6 @@ def main(arguments: list[str]) -> int:
         code, text = ExitCode.CANNOT_OBSERVE, str(e)
     except CommandError as e:
         code, text = e.exit_code, str(e)
-    except (KeyboardInterrupt, click.Abort):
-        code, text = _INTERRUPTED, "interrupted; what was started has been ended"
     except BrokenPipeError:
         # `amidiag … | head`: the reader has had enough. Keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

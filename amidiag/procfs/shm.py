@@ -85,8 +85,8 @@ def _follow(pid: int, mapping: _Mapping) -> Segment:
     for way in ways:
         try:
             segment = segment_of(mapping.name, mapping.kind, os.stat(way))
-        except (FileNotFoundError, PermissionError):
-            continue  # Unmapped, unlinked, or not for this user: then the next way.
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # Unmapped, unlinked, its process ended, or not for this user: then the next way.
         if segment.key == mapping.key:
             return segment
     allocated = _sysv_bytes(pid, mapping.key[1]) if mapping.kind == "sysv" else None

@@ -113,8 +113,9 @@ def _with_proof(recipe: Recipe, arms: tuple[ArmResult, ...]) -> tuple[ArmResult,
     tried: dict[tuple[str, str], bool] = {}
     for arm in arms[1:]:
         changed = _changed(base, arm.outcome.arm.settings)
-        if len(changed) == 1 and arm.shown is not None:
-            tried[next(iter(changed.items()))] = arm.shown
+        # Undecided proves nothing, in neither direction.
+        if len(changed) == 1 and (arm.shown or arm.outcome.verdict.kind == "leak"):
+            tried[next(iter(changed.items()))] = bool(arm.shown)
     proven = tuple(_mark(finding, tried) for finding in arms[0].findings)
     return (replace(arms[0], findings=proven), *arms[1:])
 
