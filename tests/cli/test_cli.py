@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,11 @@ def test_help_has_examples_and_exit_codes() -> None:
         assert done.returncode == 0
         assert f"  amidiag {command} " in done.stdout
     assert "Exit codes: 0 nothing wrong found, 1 a finding" in amidiag("--help").stdout
+
+
+def test_version() -> None:
+    done = amidiag("--version")
+    assert (done.returncode, done.stdout) == (0, f"amidiag {version('amidiag')}\n")
 
 
 def test_light_paths_import_nothing_heavy(target) -> None:
