@@ -136,7 +136,12 @@ def settings_command(
 
 def run() -> None:
     """The entry point of the command `ami`."""
-    app(prog_name="ami")
+    try:
+        app(prog_name="ami")
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.split(".")[0] in ("amidiag", "worker"):
+            raise
+        _fail_now(f"the worker needs {e.name}, which is not installed: pip install 'amidiag[worker]'")
 
 
 def _log_to_stderr(level: str) -> None:
@@ -176,6 +181,11 @@ def _bad_settings(error: SettingsError) -> NoReturn:
 def _fail(code: int, text: str) -> NoReturn:
     print(f"ami: {text}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _fail_now(text: str) -> NoReturn:
+    print(f"ami: {text}", file=sys.stderr)
+    sys.exit(exit_codes.BAD_SETTINGS)
 
 
 def _print_envelope(data: SettingsData, code: int) -> None:

@@ -79,6 +79,11 @@ def main(arguments: list[str]) -> int:
         code, text = ExitCode.CANNOT_OBSERVE, str(e)
     except CommandError as e:
         code, text = e.exit_code, str(e)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.split(".")[0] in ("amidiag", "worker"):
+            raise
+        text = f"{command} needs {e.name}, which is not installed: pip install 'amidiag[worker,soak]'"
+        code = ExitCode.USAGE
     except BrokenPipeError:
         # `amidiag … | head`: the reader has had enough. Keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

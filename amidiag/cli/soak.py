@@ -33,13 +33,14 @@ def command(
     as_json: Json = False,
 ) -> int:
     """Run a real worker against an embedded Antenna server at compressed time, and judge what grows."""
-    from amidiag.cli.soaking import run_recipe, soak_envelope
-    from amidiag.report.soak_report import soak_report
     from amidiag.soak.recipe import shipped
 
     if recipe == "list":
         out().print("\n".join(shipped()))
         return 0
+    from amidiag.cli.soaking import run_recipe, soak_envelope
+    from amidiag.report.soak_report import soak_report
+
     result = run_recipe(recipe, seed, cycles, keep)
     report = soak_envelope(NAME, result, result.exit_code)
     if as_json:
