@@ -215,7 +215,10 @@ class Exhaustion:
 
 @dataclass(frozen=True, slots=True)
 class SeriesReport:
-    """The judgement of one resource of one process over time or over counters."""
+    """The judgement of one resource of one process over time or over counters.
+
+    `driver` is the counter that growth follows, `driver_tied` those that the evidence cannot tell apart from it.
+    """
 
     pid: int | None
     resource: str
@@ -227,6 +230,7 @@ class SeriesReport:
     samples_needed: int | None
     exhausts: Exhaustion | None
     evidence: tuple[str, ...] = ()
+    driver_tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from amidiag.model import Envelope, RateData
 from amidiag.report.fd_table import findings, heading
-from amidiag.report.series_table import series_table, time_left
+from amidiag.report.series_table import driver_words, series_table, time_left
 from amidiag.report.words import count, duration
 
 
@@ -23,7 +23,7 @@ def rate_report(report: Envelope, data: RateData) -> Iterator[RenderableType]:
     for entry in report.series:
         if entry.verdict in ("leak", "growing") and entry.driver:
             tail = f"; {time_left(entry)} at the pace seen" if entry.exhausts else ""
-            yield Text(f"   {entry.resource}: driver {entry.driver}{tail}", style="bold")
+            yield Text(f"   {entry.resource}: driver: {driver_words(entry)}{tail}", style="bold")
     if any(entry.verdict == "growing" for entry in report.series) and polls is None:
         yield Text(
             "   rising is not yet a leak: run longer, or reproduce it with `amidiag soak`", style="dim"

@@ -38,6 +38,12 @@ def rate_words(entry: SeriesReport) -> str:
     return f"{rate(entry.rate.value, entry.resource)} per {per} {interval}"
 
 
+def driver_words(entry: SeriesReport) -> str:
+    """What growth follows, and what the evidence cannot tell apart from it."""
+    tied = f" (cannot be told apart from {', '.join(entry.driver_tied)})" if entry.driver_tied else ""
+    return f"{entry.driver}{tied}"
+
+
 def time_left(entry: SeriesReport) -> str:
     """The time to exhaustion with its interval; nothing where none is forecast."""
     left = entry.exhausts

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from amidiag.model import ExitCode
 from amidiag.report.fd_table import findings
-from amidiag.report.series_table import STYLE, rate_words, series_table, time_left
+from amidiag.report.series_table import STYLE, driver_words, rate_words, series_table, time_left
 from amidiag.report.words import amount, count, duration
 from amidiag.soak.experiment import PRODUCTION_POLL_S, ArmResult, Result
 
@@ -56,7 +56,7 @@ def _sentences(arm: ArmResult) -> Iterator[Text]:
             f"{amount(first, entry.resource)} → {amount(last, entry.resource)} FDs, {rate_words(entry)}"
         )
         if entry.driver:
-            text.append(f"; driver: {entry.driver}")
+            text.append(f"; driver: {driver_words(entry)}")
         if entry.exhausts:
             text.append(f"; {time_left(entry)} at production pace")
         yield text

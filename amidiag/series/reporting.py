@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from amidiag.model import Exhaustion, Rate, SeriesReport, Verdict
-from amidiag.series.driver import find_driver
+from amidiag.series.driver import Driver, find_driver
 from amidiag.series.forecast import forecast
 from amidiag.series.recording import Recording, unit_of
 from amidiag.series.trough import judge
@@ -61,25 +61,21 @@ def _report(
     values = recording.values(resource)
     unit = unit_of(resource)
     verdict = decided or judge(values, unit=unit, tolerance=None if unit == "byte" else tolerance)
-    driver_name: str | None = None
-    rate = _per_sample(verdict, pace)
-    evidence = verdict.evidence
+    driver = Driver(None, None)
     if verdict.kind in ("leak", "growing"):
         driver = find_driver(values, recording.counters, unit)
-        evidence = (*evidence, *driver.evidence)
-        driver_name = driver.name
-        rate = driver.rate or rate
     return SeriesReport(
         pid=recording.last.processes[0].pid if recording.last else None,
         resource=resource,
         verdict=verdict.kind,
-        driver=driver_name,
+        driver=driver.name,
         cycles=verdict.samples,
-        rate=rate,
+        rate=driver.rate or _per_sample(verdict, pace),
         upper_bound=verdict.upper_bound,
         samples_needed=verdict.samples_needed,
         exhausts=_exhausts(recording, resource, verdict, pace),
-        evidence=evidence,
+        evidence=(*verdict.evidence, *driver.evidence),
+        driver_tied=driver.tied,
     )
 
 

@@ -165,9 +165,7 @@ class _Drive:
         if self.arm.stop == "load":
             return False
         verdict = self.sequential.look()
-        if verdict is not None and verdict.kind == "leak":
-            return True
-        if self.arm.stop != "certificate":
+        if verdict is None or self.arm.stop != "certificate" or verdict.kind == "leak":
             return verdict is not None
         certificate = self.certificate()
         bound = self.arm.certificate_events_per_cycle
