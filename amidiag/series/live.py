@@ -103,10 +103,14 @@ def _least(values: list[float]) -> float:
 
 def _rising(entry: SeriesReport, cycles: int | None, step: float) -> SeriesReport:
     seen = "the process has no status page" if cycles is None else f"only {cycles} polls were seen"
-    why = f"{seen}, so a cycle of the program cannot be told from a leak: rising at most, never leak or stable"
+    why = (
+        f"{seen}, so a cycle of the program cannot be told from a leak: rising at most, never leak or stable"
+    )
     rate = entry.rate
     if rate is not None and rate.per == "samples" and step > 0:
-        rate = replace(rate, per="seconds", value=rate.value / step, low=rate.low / step, high=rate.high / step)
+        rate = replace(
+            rate, per="seconds", value=rate.value / step, low=rate.low / step, high=rate.high / step
+        )
     needed = None if cycles is None else max(1, CYCLES_NEEDED - cycles)
     return replace(
         entry,
