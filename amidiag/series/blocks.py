@@ -47,7 +47,7 @@ def last_life(values: Sequence[float], restarts: Sequence[int] = ()) -> tuple[in
 
     A missing sample (NaN, None, infinite, absurdly large) becomes NaN. Restarts outside of the series are ignored.
     """
-    start = max((r for r in restarts if 0 < r < len(values)), default=0)
+    start = max((int(r) for r in restarts if 0 < r < len(values)), default=0)
     life = [_known(value) for value in values[start:]]
     end = len(life)
     while end and math.isnan(life[end - 1]):

@@ -61,19 +61,15 @@ class Rise:
         """Whether the troughs rose evenly, by `least` or more."""
         return self.evenness > self.needed and self.total >= least
 
-    def sustained(self, grain: float) -> bool:
-        """Whether the rise goes on at the end as it began.
-
-        `grain` is the smallest amount that can leak, 0 where that is not known: a leak of less than
-        three grains a block may well miss the last one.
-        """
+    def sustained(self) -> bool:
+        """Whether the rise goes on at the end as it began."""
         *_, before, last = self.steps
         half = len(self.steps) // 2
-        least = 0.0 if self.mean < 3 * grain else _LAST * self.mean
+        rounding = 1 - _ROUNDING
         return (
-            math.fsum(self.steps[-half:]) >= _SECOND_HALF * math.fsum(self.steps[:half]) * (1 - _ROUNDING)
-            and before + last >= _LAST_TWO * 2 * self.mean * (1 - _ROUNDING)
-            and last >= least * (1 - _ROUNDING)
+            math.fsum(self.steps[-half:]) >= _SECOND_HALF * math.fsum(self.steps[:half]) * rounding
+            and before + last >= _LAST_TWO * 2 * self.mean * rounding
+            and last >= _LAST * self.mean * rounding
         )
 
     def margin(self, confidence: float) -> float:

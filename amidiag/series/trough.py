@@ -35,6 +35,8 @@ LEAST_RISE: dict[Unit, float] = {"fd": 3.0, "thread": 3.0, "byte": float(MIB)}
 _SIGNIFICANCE: dict[Unit, float] = {"fd": 0.999, "thread": 0.999, "byte": 0.9997}
 _SIGNIFICANCE_LATE: dict[Unit, float] = {"fd": 0.9998, "thread": 0.9998, "byte": 0.9999}
 _LATE_BLOCKS, _LATE_SHORTEST = 12, 96
+# A rise that is evident but so much faster in its second half began late: its rate is that of the end.
+_FASTER = 1.5
 # A rise less than this many times the largest fall seen is one that may be taken back (a long sawtooth).
 _FALLS = 2.0
 # Growth that slows like a logarithm rises in its first quarter at least this many times as steeply as
@@ -43,7 +45,7 @@ _STEEPER, _AS_WELL = 2.0, 3.5
 _TIME_CONSTANTS = (0.0, 1.0, 3.0)  # in blocks
 # Variance that rounding to whole numbers adds.
 _ROUNDING: dict[Unit, float] = {"fd": 1 / 12, "thread": 1 / 12, "byte": 0.0}
-_FURTHEST = 10  # samples needed are never said to be more than that many times what there is
+_FURTHEST = 100  # samples needed are never said to be more than that many times what there is
 _INTERVAL = 0.975
 
 
@@ -110,29 +112,47 @@ def _decide(
     life: Sequence[float], known: int, blocks: Blocks, unit: Unit, tolerance: float, early_stopping: bool
 ) -> Verdict:
     first = len(blocks.levels) // 4
-    window = _whole_window(blocks, first, unit)
-    if not window.evident and known >= _LATE_SHORTEST:
-        window = _late_window(life, blocks, unit) or window
+    window = _risen_window(life, known, blocks, first, unit)
     bound = upper_bound(life, blocks, first, unit, early_stopping=early_stopping)
     rate, low, high = _interval(life, window, unit)
+    evidence = _figures(window, unit)
     verdict = Verdict("undecided", unit, known, rate, low, high, bound, None)
-    rise, evidence = window.rise, _figures(window, unit)
     if window.evident and not window.objections:
         refuted = f"refuted if the troughs rise no further in the next {_later(known)} samples"
         return replace(verdict, kind="leak", evidence=(*evidence, refuted))
     if window.evident:
-        return replace(
-            verdict, kind="growing", samples_needed=_later(known), evidence=(*evidence, *window.objections)
-        )
-    leaning = leans_upwards(blocks.levels[first:], unit)
-    if bound <= tolerance and not leaning:
-        certified = f"growth above {_amount(bound, unit)} per sample is excluded at 99 %"
-        return replace(verdict, kind="stable", evidence=(*evidence, certified))
-    open_ = (
-        f"growth up to {_amount(bound, unit)} per sample is possible, {_amount(tolerance, unit)} is tolerated"
+        why = (*evidence, *window.objections)
+        return replace(verdict, kind="growing", samples_needed=_later(known), evidence=why)
+    # What grew and then kept its level, a warm-up or a step, is certified by the second half alone.
+    for since in (first, len(blocks.levels) // 2):
+        settled = upper_bound(life, blocks, since, unit, early_stopping=early_stopping)
+        if settled <= tolerance and not leans_upwards(blocks.levels[since:], unit):
+            return _stable(life, known, blocks, since, settled, unit)
+    open_ = f"{_amount(bound, unit)} per sample is possible, {_amount(tolerance, unit)} is tolerated"
+    more = _more(known, window.rise, bound, tolerance, unit)
+    return replace(verdict, samples_needed=more, evidence=(*evidence, f"growth up to {open_}"))
+
+
+def _stable(
+    life: Sequence[float], known: int, blocks: Blocks, since: int, bound: float, unit: Unit
+) -> Verdict:
+    """Certified by the blocks from `since` on, whose rate it is."""
+    rise = measure(blocks.levels[since:], blocks.length, _SIGNIFICANCE[unit], forgive_jump=False)
+    window = _Window(rise, False, (), blocks.positions[since])
+    rate, low, high = _interval(life, window, unit)
+    certified = f"growth above {_amount(bound, unit)} per sample is excluded at 99 %"
+    return Verdict(
+        "stable", unit, known, rate, low, high, bound, None, evidence=(*_figures(window, unit), certified)
     )
-    more = _more(known, rise, bound, tolerance, unit)
-    return replace(verdict, samples_needed=more, evidence=(*evidence, open_))
+
+
+def _risen_window(life: Sequence[float], known: int, blocks: Blocks, first: int, unit: Unit) -> _Window:
+    """What follows the warm-up, or the second half where the rise began late."""
+    window = _whole_window(blocks, first, unit)
+    if known < _LATE_SHORTEST or (window.evident and not window.rise.second_half >= _FASTER):
+        return window
+    late = _late_window(life, blocks, unit)
+    return window if late is None or (window.evident and late.objections) else late
 
 
 def _whole_window(blocks: Blocks, first: int, unit: Unit) -> _Window:
@@ -162,7 +182,7 @@ def _late_window(life: Sequence[float], blocks: Blocks, unit: Unit) -> _Window |
 def _objections(rise: Rise, blocks: Blocks, unit: Unit) -> tuple[str, ...]:
     """What speaks against an evident rise going on."""
     found = []
-    if not rise.sustained(0.0 if unit == "byte" else GRAIN[unit]):
+    if not rise.sustained():
         share = f"its second half rose {rise.second_half:.2f} times its first"
         found.append(f"the rise is slowing and may settle: {share}, its last step is {rise.steps[-1]:g}")
     fall = largest_fall(blocks.levels)

@@ -197,8 +197,8 @@ def warm_up_bytes(rng: random.Random, n: int) -> Series:
 
 
 def linear_warm_up(rng: random.Random, n: int) -> Series:
-    """Rises evenly for up to 0.85 of the series, then stays."""
-    end, height = n * rng.uniform(0.05, 0.85), log_uniform(rng, 5, 500)
+    """Rises evenly for up to 0.8 of the series, then stays."""
+    end, height = n * rng.uniform(0.05, 0.8), log_uniform(rng, 5, 500)
     noise = [float(rng.randint(0, rng.choice((0, 1, 4)))) for _ in range(n)]
     return Series(counts([height * min(1.0, t / end) for t in range(n)], noise), "fd")
 
@@ -287,7 +287,8 @@ def two_caches(rng: random.Random, n: int) -> Series:
     second, tau = n * rng.uniform(0.1, 0.6), n / rng.uniform(6, 40)
     height = log_uniform(rng, 10, 500) * MIB
     shape = [
-        height * (1 - math.exp(-t / tau)) + (height * (1 - math.exp(-(t - second) / tau)) if t > second else 0)
+        height * (1 - math.exp(-t / tau))
+        + (height * (1 - math.exp(-(t - second) / tau)) if t > second else 0)
         for t in range(n)
     ]
     return Series(resident(shape, autoregressive(rng, n, 0.5, height * 0.02)), "byte")
@@ -498,9 +499,7 @@ def quarter_mib_in_noise(rng: random.Random, n: int) -> Series:
 
 def quarter_mib_in_sawtooth(rng: random.Random, n: int) -> Series:
     shape = sawtooth(rng, n, log_uniform(rng, 5, 100) * MIB, rng.uniform(3, max(4.0, n / 20)), 0.3)
-    return Series(
-        resident([256 * KIB * t for t in range(n)], shape, white(rng, n, MIB)), "byte", 256 * KIB
-    )
+    return Series(resident([256 * KIB * t for t in range(n)], shape, white(rng, n, MIB)), "byte", 256 * KIB)
 
 
 def leak_and_walk(rng: random.Random, n: int) -> Series:
@@ -572,9 +571,7 @@ HEALTHY: dict[str, Family] = {
         garbage_and_noise, gaps_healthy,
     )
 }  # fmt: skip
-LIMITS: dict[str, Family] = {
-    f.__name__: f for f in (slow_log_growth, still_filling, fragmentation)
-}
+LIMITS: dict[str, Family] = {f.__name__: f for f in (slow_log_growth, still_filling, fragmentation)}
 """Healthy in the end, but still rising when the series ends: no method can tell (FACTS 9, "Limits")."""
 LEAKING: dict[str, Family] = {
     f.__name__: f
