@@ -16,6 +16,7 @@ SCHEMA = "amidiag/1"
 VerdictKind = Literal["leak", "growing", "stable", "undecided"]
 Unit = Literal["fd", "thread", "byte"]
 Severity = Literal["error", "warning", "info"]
+CheckOutcome = Literal["passed", "failed", "undecided"]
 Role = Literal["worker", "loader", "resource_tracker", "fork_server", "other"]
 
 
@@ -310,7 +311,7 @@ class Answered:
     unanswered: int
     errors: int
     broken: int
-    broken_answered_as_error: int
+    broken_answered_as_result: int
     intact_answered_as_error: int
     redelivered: int
     quality: Quality | None
@@ -354,7 +355,7 @@ class GateCheck:
 
     arm: str
     name: str
-    outcome: Literal["passed", "failed", "undecided"]
+    outcome: CheckOutcome
     message: str
     detail: str
     seconds: float

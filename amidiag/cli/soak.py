@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from amidiag.cli.door import Json, err, out, print_json
+from amidiag.cli.door import CommandError, Json, err, out, print_json
+from amidiag.model import ExitCode
 
 NAME = "soak"
 EXAMPLES = """\b
@@ -33,7 +35,7 @@ def command(
     as_json: Json = False,
 ) -> int:
     """Run a real worker against an embedded Antenna server at compressed time, and judge what grows."""
-    from amidiag.soak.recipe import shipped
+    from amidiag.soak.recipe_file import shipped
 
     if recipe == "list":
         out().print("\n".join(shipped()))
@@ -41,6 +43,9 @@ def command(
     from amidiag.cli.soaking import run_recipe, soak_envelope
     from amidiag.report.soak_report import soak_report
 
+    if write_env is not None and (write_env.is_dir() or not os.access(write_env.resolve().parent, os.W_OK)):
+        # Before minutes of soak, not after them.
+        raise CommandError(f"cannot write {write_env}: a directory, or not in a writable one", ExitCode.USAGE)
     result = run_recipe(recipe, seed, cycles, keep)
     report = soak_envelope(NAME, result, result.exit_code)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from amidiag.cli.door import CommandError, envelope, err
-from amidiag.model import ArmData, Envelope, ExitCode, GateCheck, ResourceValues, SoakData
+from amidiag.model import Envelope, ExitCode, GateCheck
 from amidiag.soak.arm import Listener, Progress
-from amidiag.soak.experiment import ArmResult, Result, run
+from amidiag.soak.as_data import soak_data
+from amidiag.soak.experiment import Result, run
 from amidiag.soak.program import ProgramError
-from amidiag.soak.recipe import Recipe, RecipeError, load
+from amidiag.soak.recipe import Recipe, RecipeError
+from amidiag.soak.recipe_file import load
 
 _LINE_EVERY = 50
 
@@ -22,24 +25,45 @@ def run_recipe(name: str, seed: int | None, cycles: int | None, keep: Path | Non
     """Load and run a recipe, showing progress.
 
     Raises:
-        CommandError: a broken recipe (exit code 2), or a worker that does not run (3).
+        CommandError: a broken recipe or an unusable `keep` (exit code 2), or a worker that does not run (3).
     """
     try:
         recipe = load(name)
         if cycles is not None:
             recipe = replace(recipe, load=replace(recipe.load, cycles=cycles))
-        with _progress(recipe) as listener:
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+        with _ended_by_signals(), _progress(recipe) as listener:
             return run(recipe, seed, keep, listener)
     except RecipeError as e:
         raise CommandError(str(e), ExitCode.USAGE) from e
     except ProgramError as e:
         raise CommandError(str(e), ExitCode.CANNOT_OBSERVE) from e
+    except (FileExistsError, NotADirectoryError, PermissionError) as e:
+        raise CommandError(f"--keep {keep} cannot be used: {e.strerror}", ExitCode.USAGE) from e
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a soak as Ctrl-C does: worker, server and scratch directory go with it."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def _progress(recipe: Recipe) -> Iterator[Listener]:
+    from rich.text import Text
+
     console = err()
-    console.print(f"{recipe.name}: {recipe.title}", style="bold")
+    console.print(Text(f"{recipe.name}: {recipe.title}", style="bold"))
     if not console.is_terminal:
         yield _lines
         return
@@ -62,9 +86,11 @@ def _progress(recipe: Recipe) -> Iterator[Listener]:
 
 
 def _lines(at: Progress) -> None:
+    from rich.text import Text
+
     if at.cycle % _LINE_EVERY == 0:
         value = f", {at.resource} {at.value:.0f}" if at.value else ""
-        err().print(f"  {at.arm}: {at.phase} {at.cycle} of at most {at.cycles}{value}")
+        err().print(Text(f"  {at.arm}: {at.phase} {at.cycle} of at most {at.cycles}{value}"))
 
 
 def soak_envelope(
@@ -72,47 +98,16 @@ def soak_envelope(
 ) -> Envelope:
     """The JSON of a soak: `series` and `findings` of all arms, each arm's own part in `data.arms`."""
     lasts = [arm.outcome.recording.last for arm in result.arms if arm.outcome.recording.last is not None]
+    notes = [note for last in lasts for note in last.notes] + [
+        note for arm in result.arms for note in arm.notes
+    ]
     return envelope(
         command,
         exit_code,
-        processes=result.process,
+        processes=result.processes,
         tree=lasts[-1].tree if lasts else None,
         series=tuple(s for arm in result.arms for s in arm.series),
         findings=tuple(f for arm in result.arms for f in arm.findings),
-        data=SoakData(
-            recipe=result.recipe.name,
-            seed=result.seed,
-            answers=" ".join(result.recipe.answers.split()) or None,
-            arms=tuple(_arm(arm) for arm in result.arms),
-            gate=gate,
-        ),
-        notes=tuple(dict.fromkeys(note for last in lasts for note in last.notes)),
+        data=soak_data(result, gate),
+        notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def _arm(arm: ArmResult) -> ArmData:
-    outcome = arm.outcome
-    recording = outcome.recording
-    root = recording.last.processes[0] if recording.last else None
-    return ArmData(
-        name=outcome.arm.name,
-        pid=root.pid if root else None,
-        verdict=outcome.verdict.kind,
-        expected=outcome.arm.expect,
-        shown=arm.shown,
-        cycles=max(0, recording.observations - 1),
-        seconds=outcome.seconds,
-        time_compression=arm.compression,
-        certificate=outcome.certificate,
-        counters=root.status.counters if root and root.status else None,
-        faults=outcome.faults,
-        settings=outcome.settings,
-        answered=outcome.answers,
-        series=tuple(ResourceValues(r, tuple(recording.values(r))) for r in _kept(recording.resources)),
-        worker_exit_status=outcome.exit_status,
-    )
-
-
-def _kept(resources: tuple[str, ...]) -> tuple[str, ...]:
-    # Of the peers only those that tell a leak.
-    return tuple(r for r in resources if r.count(".") < 2 or r.endswith(".nobody"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amidiag.diagnosis import growth, limits, sentinel_pipes
+from amidiag.diagnosis import growth, limits, sentinel_pipes, unread_settings
 from amidiag.diagnosis.context import Context
 from amidiag.model import Finding
 
@@ -12,6 +12,6 @@ __all__ = ["Context", "diagnose"]
 def diagnose(context: Context) -> tuple[Finding, ...]:
     """All findings for one worker: known causes first, then growth that none of them explains."""
     known = [f for f in (sentinel_pipes.find(context),) if f is not None]
-    explained = frozenset(f.resource.split(".")[0] for f in known if f.resource)
-    at_limit = limits.find(context.process)
-    return (*known, *growth.find(context, explained), *([at_limit] if at_limit else []))
+    explained = frozenset(f.resource for f in known if f.resource)
+    states = (limits.find(context.process), unread_settings.find(context))
+    return (*known, *growth.find(context, explained), *(f for f in states if f is not None))

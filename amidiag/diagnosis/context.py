@@ -13,19 +13,21 @@ from amidiag.model import ProcessObservation, SeriesReport
 class Context:
     """Evidence for one worker.
 
-    `settings` are the worker's effective settings as it publishes them, `simulated` says in words
+    `settings` are the worker's effective settings as it publishes them, `asked` those that whoever
+    started it has set (only a soak knows them), `simulated` says in words
     which faults a soak had armed.
     """
 
     process: ProcessObservation
     series: tuple[SeriesReport, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict)
     simulated: Mapping[str, str] = field(default_factory=dict)
 
-    def drifting(self, resource: str) -> SeriesReport | None:
-        """The series of `resource` if it leaks or grows."""
+    def leaking(self, resource: str) -> SeriesReport | None:
+        """The series of `resource` if it is proven to leak."""
         for series in self.series:
-            if series.resource == resource and series.verdict in ("leak", "growing"):
+            if series.resource == resource and series.verdict == "leak":
                 return series
         return None
 

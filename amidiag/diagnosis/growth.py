@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amidiag.diagnosis.context import Context
-from amidiag.model import Finding, SeriesReport
+from amidiag.model import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,13 @@ _GENERIC = (
 
 
 def find(context: Context, explained: frozenset[str]) -> list[Finding]:
-    """A finding for every proven leak outside the `explained` kinds ("fd", "shm", …)."""
+    """A finding for every proven leak that is not `explained` (resources such as "fd.pipe")."""
     findings = []
     for growth in _GENERIC:
-        series = context.drifting(growth.resource)
-        kind = growth.resource.split(".")[0]
-        if series is None or series.verdict != "leak" or kind in explained:
+        series = context.leaking(growth.resource)
+        parts = _leaking_parts(context, growth.resource)
+        unexplained = [part for part in parts if part not in explained]
+        if series is None or (parts and not unexplained):
             continue
         findings.append(
             Finding(
@@ -44,19 +45,18 @@ def find(context: Context, explained: frozenset[str]) -> list[Finding]:
                 pid=context.process.pid,
                 resource=growth.resource,
                 cause=f"{growth.cause}; which code does it is not known from outside",
-                evidence=tuple(_evidence(context, series)),
+                evidence=(*series.evidence, *_where(unexplained)),
             )
         )
     return findings
 
 
-def _evidence(context: Context, series: SeriesReport) -> list[str]:
-    lines = list(series.evidence)
-    parts = [
-        s.resource
-        for s in context.series
-        if s.resource.startswith(series.resource + ".") and s.verdict in ("leak", "growing")
-    ]
-    if parts:
-        lines.append(f"the growth is in {', '.join(parts)}")
-    return lines
+def _leaking_parts(context: Context, resource: str) -> list[str]:
+    """The types of which a total is made that leak themselves (`fd.socket`, not `fd.pipe.nobody`)."""
+    own = resource.count(".") + 1
+    named = [s.resource for s in context.series if s.resource.startswith(resource + ".")]
+    return [name for name in named if name.count(".") == own and context.leaking(name)]
+
+
+def _where(parts: list[str]) -> list[str]:
+    return [f"the growth is in {', '.join(parts)}"] if parts else []

@@ -8,23 +8,26 @@ batches or time instead of loaders.
 from __future__ import annotations
 
 from amidiag.diagnosis.context import Context
-from amidiag.model import Finding, Mitigation, SeriesReport
+from amidiag.model import Finding, Mitigation, Rate, SeriesReport
 
 CODE = "FD101"
 URL = "https://github.com/pytorch/pytorch/issues/91252"
 _ENDS_PER_PROCESS = 2.0
+_BLUR = 0.1
+_PERSISTENT = "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS"
+_PIN = "AMI_ANTENNA_API_DATALOADER_PIN_MEMORY"
 
 MITIGATIONS = (
     Mitigation(
         dialect="ami",
-        setting="AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS",
+        setting=_PERSISTENT,
         value="false",
         why="no exit callback is registered for loader processes that are not persistent",
         costs="nothing while each job builds its own loader: the loader ends with the job either way",
     ),
     Mitigation(
         dialect="ami",
-        setting="AMI_ANTENNA_API_DATALOADER_PIN_MEMORY",
+        setting=_PIN,
         value="false",
         why="the callback is registered only for pinned loaders",
         costs="slower copies to the GPU; no difference without one",
@@ -40,11 +43,12 @@ MITIGATIONS = (
 
 
 def find(context: Context) -> Finding | None:
-    """FD101, if orphaned pipe ends grow with the loaders built."""
-    orphans = context.drifting("fd.pipe.nobody") or context.drifting("fd.pipe.unknown")
+    """FD101, if orphaned pipe ends are proven to grow with the loaders built."""
+    orphans = context.leaking("fd.pipe.nobody") or context.leaking("fd.pipe.unknown")
     if orphans is None or orphans.driver != "loaders" or orphans.rate is None:
         return None
-    if not _fits(orphans):
+    excluded = "false" in (context.setting(_PERSISTENT), context.setting(_PIN))
+    if excluded or not _fits(orphans.rate, context.setting("AMI_NUM_WORKERS")):
         return None
     armed = context.simulated.get("torch-atexit-per-loader")
     return Finding(
@@ -56,24 +60,23 @@ def find(context: Context) -> Finding | None:
         cause="A DataLoader with persistent_workers and pin_memory registers an exit callback per loader "
         "process (torch ≤ 2.12.1). The callback holds the ended process, and with it two pipe ends whose "
         "opposite ends are gone.",
-        evidence=tuple(_evidence(context, orphans, armed)),
+        evidence=tuple(_evidence(context, orphans, orphans.rate, armed)),
         mitigations=MITIGATIONS,
         url=URL,
     )
 
 
-def _fits(series: SeriesReport) -> bool:
-    rate = series.rate
-    if rate is None or rate.per != "loaders":
+def _fits(rate: Rate, processes: str | None) -> bool:
+    """Whether the rate is 2 per loader process: of as many as the worker says, else of some whole number."""
+    if rate.per != "loaders" or rate.value <= 0:
         return False
-    # 2 per loader process: 2, 4, 8 … for 1, 2, 4 of them.
-    processes = max(1, round(rate.value / _ENDS_PER_PROCESS))
-    return rate.low - 0.1 <= _ENDS_PER_PROCESS * processes <= rate.high + 0.1
+    count = int(processes) if processes is not None else max(1, round(rate.value / _ENDS_PER_PROCESS))
+    expected = _ENDS_PER_PROCESS * count
+    # What is open only while a loader lives blurs the edges of a live recording by an end or two.
+    return abs(rate.value - expected) <= _BLUR * expected and rate.low > (1 - 2 * _BLUR) * expected
 
 
-def _evidence(context: Context, orphans: SeriesReport, armed: str | None) -> list[str]:
-    rate = orphans.rate
-    assert rate is not None
+def _evidence(context: Context, orphans: SeriesReport, rate: Rate, armed: str | None) -> list[str]:
     lines = [
         f"{rate.value:.2f} pipe ends per loader built [{rate.low:.2f}, {rate.high:.2f}], "
         f"over {orphans.cycles} cycles",
@@ -81,8 +84,7 @@ def _evidence(context: Context, orphans: SeriesReport, armed: str | None) -> lis
         if orphans.resource == "fd.pipe.nobody"
         else "peers: no process that this user can read holds an opposite end (run as root to be certain)",
     ]
-    persistent = context.setting("AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS")
-    pinned = context.setting("AMI_ANTENNA_API_DATALOADER_PIN_MEMORY")
+    persistent, pinned = context.setting(_PERSISTENT), context.setting(_PIN)
     if persistent is not None and pinned is not None:
         lines.append(f"the worker runs with persistent_workers={persistent} and pin_memory={pinned}")
     if armed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -11,19 +12,24 @@ from amidiag.model import ExitCode
 from amidiag.report.fd_table import findings
 from amidiag.report.series_table import STYLE, driver_words, rate_words, series_table, time_left
 from amidiag.report.words import amount, count, duration
-from amidiag.soak.experiment import PRODUCTION_POLL_S, ArmResult, Result
+from amidiag.soak.experiment import IDLE_POLL_S, ArmResult, Result
+
+_WORD = {"leak": "LEAK", "growing": "GROWING", "stable": "FLAT", "undecided": "UNDECIDED"}
 
 
 def soak_report(result: Result) -> Iterator[RenderableType]:
     """What was armed, then arm by arm: verdict, judged resources, answers, findings; then what it all says."""
-    faults = dict.fromkeys(
-        f"fault {name}: {text}" for arm in result.arms for name, text in arm.outcome.faults.items()
-    )
-    for line in faults:
-        yield Text(line, style="dim")
+    yield from armed(result)
     for number, arm in enumerate(result.arms, 1):
         yield from _arm(number, arm)
     yield from _conclusion(result)
+
+
+def armed(result: Result) -> Iterator[Text]:
+    """What the launcher says of each fault, once."""
+    said = (f"fault {name}: {text}" for arm in result.arms for name, text in arm.outcome.faults.items())
+    for line in dict.fromkeys(said):
+        yield Text(line, style="dim")
 
 
 def _arm(number: int, arm: ArmResult) -> Iterator[RenderableType]:
@@ -39,6 +45,8 @@ def _arm(number: int, arm: ArmResult) -> Iterator[RenderableType]:
         yield series_table(arm.series, "poll")
     yield from _answers(arm)
     yield from findings(arm.findings)
+    for note in arm.notes:
+        yield Text(f"   note: {note}", style="dim")
 
 
 def _sentences(arm: ArmResult) -> Iterator[Text]:
@@ -47,32 +55,30 @@ def _sentences(arm: ArmResult) -> Iterator[Text]:
     entry = next((s for s in arm.series if s.resource == outcome.arm.resource), None)
     if entry is None:
         return
-    first = outcome.recording.values(entry.resource)[0]
-    last = outcome.recording.values(entry.resource)[-1]
+    values = [v for v in outcome.recording.values(entry.resource) if not math.isnan(v)]
     text = Text("   ")
+    text.append(f"{_WORD[entry.verdict]}: ", style=STYLE[entry.verdict])
+    if values:
+        text.append(
+            f"{entry.resource} {amount(values[0], entry.resource)} → {amount(values[-1], entry.resource)}"
+        )
     if entry.verdict in ("leak", "growing"):
-        text.append("LEAK: " if entry.verdict == "leak" else "GROWING: ", style=STYLE[entry.verdict])
-        text.append(
-            f"{amount(first, entry.resource)} → {amount(last, entry.resource)} FDs, {rate_words(entry)}"
-        )
-        if entry.driver:
-            text.append(f"; driver: {driver_words(entry)}")
+        text.append(f", {rate_words(entry)}; driver: {driver_words(entry)}")
         if entry.exhausts:
-            text.append(f"; {time_left(entry)} at production pace")
-        yield text
-    elif outcome.certificate is not None:
+            text.append(f"; {time_left(entry)} at one poll every {IDLE_POLL_S:.0f} s")
+    if entry.samples_needed:
+        text.append(f"; needs {count(entry.samples_needed)} more polls")
+    if outcome.certified and entry.verdict == "stable" and outcome.certificate is not None:
         bound = outcome.certificate
-        text.append("FLAT: ", style="bold green")
         text.append(
-            f"{amount(first, entry.resource)} → {amount(last, entry.resource)} FDs over {count(bound.cycles)} polls; "
-            f"certified: fewer than 1 leak event in {1 / bound.events_per_cycle_bound:.0f} polls "
-            f"({bound.confidence:.0%} confidence)"
+            f" over {count(bound.cycles)} polls; certified: fewer than 1 leak event in "
+            f"{1 / bound.events_per_cycle_bound:.0f} polls ({bound.confidence:.0%} confidence)"
         )
-        yield text
+    yield text
 
 
 def _answers(arm: ArmResult) -> Iterator[Text]:
-    answers = arm.outcome.answers
+    a = arm.outcome.answers
     last = arm.outcome.recording.last
     status = last.processes[0].status if last else None
     if status is not None:
@@ -81,20 +87,23 @@ def _answers(arm: ArmResult) -> Iterator[Text]:
             f"   worker: {count(c.polls)} polls, {count(c.loaders)} loaders, {count(c.jobs)} jobs with tasks, "
             f"{count(c.batches)} batches, {count(c.images)} images, {count(c.posts)} posts"
         )
-    if not answers.tasks:
+    if not a.tasks:
         yield Text("   tasks: none handed out, zero images processed")
         return
     yield Text(
-        f"   tasks: {count(answers.tasks)}, answered once {count(answers.answered_once)}, twice "
-        f"{count(answers.answered_twice)}, unanswered {count(answers.unanswered)}, lost {count(answers.lost)}; "
-        f"redelivered {count(answers.redelivered)}; broken images {count(answers.broken)}, of them answered as "
-        f"errors {count(answers.broken_answered_as_error)}"
+        f"   tasks: {count(a.tasks)}; answered once {count(a.answered_once)}, twice {count(a.answered_twice)}, "
+        f"unanswered {count(a.unanswered)}, lost {count(a.lost)}, redelivered {count(a.redelivered)}"
     )
-    if answers.quality is not None and answers.quality.precision is not None:
-        s = answers.quality
+    if a.errors or a.broken:
         yield Text(
-            f"   detections at IoU 0.5: precision {_share(s.precision)}, recall {_share(s.recall)}, kind right "
-            f"{_share(s.kind_accuracy)} ({count(s.planted)} insects planted, {count(s.found)} found)"
+            f"   answered as errors: {count(a.errors - a.intact_answered_as_error)} of {count(a.broken)} broken "
+            f"images, {count(a.intact_answered_as_error)} intact ones"
+        )
+    if a.quality is not None:
+        q = a.quality
+        yield Text(
+            f"   detections at IoU 0.5: precision {_share(q.precision)}, recall {_share(q.recall)}, kind right "
+            f"{_share(q.kind_accuracy)} ({count(q.planted)} insects planted, {count(q.found)} found)"
         )
 
 
@@ -102,16 +111,21 @@ def _share(value: float | None) -> str:
     return "?" if value is None else f"{value:.3f}"
 
 
+def answer(result: Result) -> Iterator[Text]:
+    """The question that the recipe answers, if it does."""
+    if result.recipe.answers:
+        yield Text("Answer: ", style="bold").append(" ".join(result.recipe.answers.split()), style="not bold")
+
+
 def _conclusion(result: Result) -> Iterator[Text]:
     yield Text("")
     if any(arm.outcome.arm.stop != "load" for arm in result.arms):
         yield Text(
-            f"Time is compressed: an idle worker in production polls every {PRODUCTION_POLL_S:.0f} s. Growth that "
+            f"Time is compressed: an idle worker in production polls every {IDLE_POLL_S:.0f} s. Growth that "
             "follows the clock instead of polls, loaders or batches is not shown by this.",
             style="dim",
         )
-    if result.recipe.answers:
-        yield Text("Answer: ", style="bold").append(" ".join(result.recipe.answers.split()), style="not bold")
+    yield from answer(result)
     said = {
         ExitCode.CLEAN: ("Nothing wrong found.", "bold green"),
         ExitCode.FINDING: ("A finding, see above.", "bold red"),
@@ -123,11 +137,18 @@ def _conclusion(result: Result) -> Iterator[Text]:
     text, style = said[result.exit_code]
     expected = [arm for arm in result.arms if arm.shown is not None]
     if expected and result.exit_code == ExitCode.CLEAN:
-        text = "Shown: " + "; ".join(f"{a.outcome.arm.name}: {a.outcome.arm.expect}" for a in expected) + "."
-    elif expected:
-        missed = [a for a in expected if not a.shown]
+        text = "Shown as expected: " + "; ".join(
+            f"“{a.outcome.arm.name}” {a.outcome.arm.expect}" for a in expected
+        )
+    missed = [a for a in expected if not a.shown]
+    if missed:
         text = "Not shown: " + "; ".join(
-            f"{a.outcome.arm.name}: expected {a.outcome.arm.expect}, found {a.outcome.verdict.kind}"
+            f"“{a.outcome.arm.name}” expected {a.outcome.arm.expect}, found {a.outcome.verdict.kind}"
+            + (
+                ""
+                if a.outcome.certified or a.outcome.arm.stop != "certificate"
+                else " without its certificate"
+            )
             for a in missed
         )
     yield Text(text, style=style)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from amidiag.model import Observation, ProcessObservation, Unit
@@ -18,17 +18,20 @@ class Recording:
     `shm.held`. Those of FDs, threads and memory are the root process's, `children` and `shm.held` the tree's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, timed: bool = True) -> None:
+        """`timed`: whether `seconds` counts as a counter; under compressed time it does not."""
+        self.timed = timed
         self.observations = 0
         self.times: list[float] = []
         self.last: Observation | None = None
         self._series: dict[str, list[float]] = {}
         self._counters: dict[str, list[float]] = {}
 
-    def add(self, observation: Observation) -> None:
-        """Append one observation of the same tree."""
+    def add(self, observation: Observation, counted: Mapping[str, float] | None = None) -> None:
+        """Append one observation of the same tree; `counted` stands in for a status page that is not there."""
         root = observation.processes[0]
-        self.add_row(resources(observation), _counters(root), observation.at, _absent(root))
+        counters = _counters(root) or dict(counted or {})
+        self.add_row(resources(observation), counters, observation.at, _absent(root))
         self.last = observation
 
     def add_row(
@@ -55,8 +58,8 @@ class Recording:
 
     @property
     def counters(self) -> dict[str, list[float]]:
-        """The worker's counters beside the observations, and `seconds`."""
-        return {**self._counters, "seconds": list(self.times)}
+        """The worker's counters beside the observations, and `seconds` where time is real."""
+        return {**self._counters, "seconds": list(self.times)} if self.timed else dict(self._counters)
 
 
 def resources(observation: Observation) -> dict[str, float]:

@@ -18,10 +18,9 @@ _ALWAYS = ("fd", "threads", "children", "memory.rss", "shm.held")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How samples become time. `seconds_per_sample` is what a forecast is made with, `words` says why."""
+    """How samples become time: `seconds_per_sample` is what a forecast is made with, `sample` what one is called."""
 
     seconds_per_sample: float
-    words: str
     sample: str = "cycles"
 
 

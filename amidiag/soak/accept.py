@@ -5,12 +5,18 @@ from __future__ import annotations
 from amidiag.model import Answered, Finding
 from amidiag.soak.recipe import Accept
 
-_COUNTS = ("lost", "answered_twice", "unanswered")
+_COUNTS = (
+    "lost",
+    "answered_twice",
+    "unanswered",
+    "broken_answered_as_result",
+    "intact_answered_as_error",
+)
 _SHARES = ("precision", "recall", "kind_accuracy")
 
 
 def failures(accept: Accept, answers: Answered) -> tuple[Finding, ...]:
-    """A finding for tasks that were not answered once, and one for detections below what is demanded."""
+    """A finding for tasks that were not answered as they should, one for detections below what is demanded."""
     tasks = [
         f"{name.replace('_', ' ')}: {getattr(answers, name)} of {answers.tasks} tasks, at most {limit} accepted"
         for name in _COUNTS
@@ -25,7 +31,7 @@ def failures(accept: Accept, answers: Answered) -> tuple[Finding, ...]:
     found = []
     if tasks:
         found.append(
-            _finding("JOB100", "Tasks were not answered exactly once", "see the worker's log", tasks)
+            _finding("JOB100", "Tasks were not answered once and rightly", "see the worker's log", tasks)
         )
     if quality:
         found.append(

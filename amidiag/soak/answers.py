@@ -13,35 +13,23 @@ from amidiag.soak.traps.score import score
 
 def check_answers(server: AntennaServer, job_ids: Iterable[int]) -> Answered:
     """Ask the server what came back for each image of the jobs, and compare it with the truth."""
-    pairs = []
-    once = twice = unanswered = errors = broken = broken_errors = 0
-    tasks = 0
-    for job_id in job_ids:
-        for _, spec, result, times in server.answers(job_id):
-            tasks += 1
-            once += times == 1
-            twice += times > 1
-            unanswered += times == 0
-            broken += spec.broken is not None
-            if result is None:
-                continue
-            if "error" in result:
-                errors += 1
-                broken_errors += spec.broken is not None
-            else:
-                pairs.append((truth(spec), result["detections"]))
-    state = server.state()
-    reached = score(pairs)
+    answers = [answer for job_id in job_ids for answer in server.answers(job_id)]
+    answered = [answer for answer in answers if answer.result is not None]
+    errors = [answer for answer in answered if "error" in (answer.result or {})]
+    broken_errors = sum(answer.spec.broken is not None for answer in errors)
+    # An intact image that came back as an error was not looked at: its insects were missed.
+    reached = score((truth(a.spec), (a.result or {}).get("detections", ())) for a in answered)
+    state = server.state([])
     return Answered(
-        tasks=tasks,
-        answered_once=once,
-        answered_twice=twice,
+        tasks=len(answers),
+        answered_once=sum(answer.times == 1 for answer in answers),
+        answered_twice=sum(answer.times > 1 for answer in answers),
         lost=state.lost,
-        unanswered=unanswered,
-        errors=errors,
-        broken=broken,
-        broken_answered_as_error=broken_errors,
-        intact_answered_as_error=errors - broken_errors,
+        unanswered=sum(answer.times == 0 for answer in answers),
+        errors=len(errors),
+        broken=sum(answer.spec.broken is not None for answer in answers),
+        broken_answered_as_result=sum(a.spec.broken is not None for a in answered) - broken_errors,
+        intact_answered_as_error=len(errors) - broken_errors,
         redelivered=state.redelivered,
         quality=Quality(**asdict(reached)) if reached.planted or reached.found else None,
     )

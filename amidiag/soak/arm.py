@@ -13,13 +13,14 @@ from pathlib import Path
 
 from amidiag.attach.status import StatusReader
 from amidiag.model import Answered, Certificate, Identity, Observation, Verdict
+from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.identity import identify
 from amidiag.procfs.observe import observe_tree
 from amidiag.series.certificate import certify
 from amidiag.series.recording import Recording, unit_of
 from amidiag.series.sequential import Sequential
 from amidiag.soak.answers import check_answers
-from amidiag.soak.antenna import AntennaServer, JobSpec, ServerConfig
+from amidiag.soak.antenna import AntennaServer, AntennaServerError, JobSpec, ServerConfig
 from amidiag.soak.plan import PlannedJob, plan
 from amidiag.soak.program import Program, ProgramError
 from amidiag.soak.recipe import Arm, Recipe
@@ -47,7 +48,10 @@ Listener = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class ArmOutcome:
-    """What one arm showed. `seconds` is its length without start-up and warm-up."""
+    """What one arm showed. `seconds` is its length without start-up and warm-up.
+
+    `settings` is what the worker publishes of itself, empty where it has no status page.
+    """
 
     arm: Arm
     recording: Recording
@@ -59,12 +63,21 @@ class ArmOutcome:
     seconds: float
     exit_status: int
 
+    @property
+    def certified(self) -> bool:
+        """Whether the certificate that the recipe asks for was reached."""
+        certificate = self.certificate
+        return (
+            certificate is not None
+            and certificate.events_per_cycle_bound <= self.arm.certificate_events_per_cycle
+        )
+
 
 def run_arm(recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: Listener) -> ArmOutcome:
     """Start server and worker, drive the cycles, judge, end both.
 
     Raises:
-        ProgramError: the worker could not be started, ended by itself, or stopped polling.
+        ProgramError: the worker could not be started, ended by itself, or stopped polling; the server failed.
     """
     config = ServerConfig(
         token=TOKEN,
@@ -73,6 +86,15 @@ def run_arm(recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: List
         seed=seed,
     )
     directory.mkdir(parents=True, exist_ok=True)
+    try:
+        return _run(recipe, arm, seed, directory, listener, config)
+    except AntennaServerError as e:
+        raise ProgramError(f"the embedded Antenna server failed: {e}") from e
+
+
+def _run(
+    recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: Listener, config: ServerConfig
+) -> ArmOutcome:
     with AntennaServer(config) as server:
         server.hold_polls()
         settings = {
@@ -110,9 +132,9 @@ class _Drive:
         self.server = server
         self.program = program
         self.listener = listener
-        self.identity: Identity = identify(program.pid)
+        self.identity: Identity | None = None
         self.status = StatusReader()
-        self.recording = Recording()
+        self.recording = Recording(timed=False)
         self.sequential = Sequential(unit=unit_of(arm.resource), tolerance=arm.tolerance)
         self.job_ids: list[int] = []
         self._empty_jobs: dict[tuple[str, int], int] = {}
@@ -132,7 +154,7 @@ class _Drive:
 
     def certificate(self) -> Certificate | None:
         """What the arm's resource allows to be certified so far."""
-        return certify(self.recording.values(self.arm.resource))
+        return certify(self.recording.values(self.arm.resource), unit=unit_of(self.arm.resource))
 
     def run(self, cycles: Iterable[tuple[PlannedJob, ...]]) -> None:
         """Drive the planned cycles until the arm's question is decided or they are used up."""
@@ -152,14 +174,28 @@ class _Drive:
 
     def _observe(self, done: int, total: int) -> bool:
         observation = self._read()
-        self.recording.add(observation)
+        self.recording.add(observation, {"polls": float(done)})
         value = self.recording.values(self.arm.resource)[-1]
         self.sequential.add(value)
         self.listener(Progress(self.arm.name, done, total, self.arm.resource, value, "cycles"))
         return self._decided()
 
     def _read(self) -> Observation:
-        return observe_tree(self.identity, peers=True, shm=True, status_reader=self.status)
+        try:
+            if self.identity is None:
+                self.identity = identify(self.program.pid)
+            return observe_tree(self.identity, status_reader=self.status)
+        except ProcessGone:
+            raise self._ended() from None
+
+    def _ended(self) -> ProgramError:
+        return self._failure(f"ended by itself with exit status {self.program.exit_status}")
+
+    def _failure(self, what: str) -> ProgramError:
+        said = self.program.last_words() or "nothing"
+        return ProgramError(
+            f"the worker of arm {self.arm.name!r} {what}; the last that it said: {said!r} (--keep DIR keeps its log)"
+        )
 
     def _decided(self) -> bool:
         if self.arm.stop == "load":
@@ -174,17 +210,10 @@ class _Drive:
     def _wait_for_poll(self, limit: float) -> None:
         deadline = time.monotonic() + limit
         while not self.server.wait_poll(timeout=0.5):
-            status = self.program.exit_status
-            if status is not None:
-                raise ProgramError(
-                    f"the worker of arm {self.arm.name!r} ended by itself with exit status {status}; "
-                    f"its last words:\n{self.program.last_words()}"
-                )
+            if self.program.exit_status is not None:
+                raise self._ended()
             if time.monotonic() > deadline:
-                raise ProgramError(
-                    f"the worker of arm {self.arm.name!r} did not poll for {limit:.0f} s; "
-                    f"its last words:\n{self.program.last_words()}"
-                )
+                raise self._failure(f"did not poll for {limit:.0f} s")
 
     def _list(self, jobs: tuple[PlannedJob, ...]) -> list[int]:
         listed = []

@@ -12,10 +12,12 @@ from amidiag.model import ExitCode, Finding, Mitigation, ProcessObservation, Ser
 from amidiag.series.reporting import Pace, report_series
 from amidiag.soak.accept import failures
 from amidiag.soak.arm import ArmOutcome, Listener, run_arm
+from amidiag.soak.ending import ending
 from amidiag.soak.recipe import Recipe
 
-# The worker's default AMI_ANTENNA_IDLE_SLEEP_SECONDS: the pace of an idle worker in production.
-PRODUCTION_POLL_S = 5.0
+# The pace that forecasts and the stated compression refer to: an idle worker's polls, at the default of
+# AMI_ANTENNA_IDLE_SLEEP_SECONDS.
+IDLE_POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,23 @@ class ArmResult:
     findings: tuple[Finding, ...]
     shown: bool | None
     compression: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unexpected(self) -> tuple[Finding, ...]:
+        """The errors found beside the leak that the arm is there to show."""
+        arm = self.outcome.arm
+        kind = arm.resource.split(".")[0] if arm.expect == "leak" else None
+        return tuple(
+            f
+            for f in self.findings
+            if f.severity == "error" and (f.resource is None or f.resource.split(".")[0] != kind)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All arms of a recipe, and the exit code that they add up to."""
+    """All arms of a recipe."""
 
     recipe: Recipe
     seed: int
@@ -39,11 +53,13 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """0 where every expectation was shown; without expectations 1 for a finding, 4 for undecided, else 0."""
-        return _exit_code(self.recipe, self.arms)
+        """1 for a finding that no arm expects, or an expectation that was refuted; 4 undecided; else 0."""
+        if any(arm.unexpected or _refuted(arm) for arm in self.arms):
+            return ExitCode.FINDING
+        return ExitCode.UNDECIDED if any(_open(arm) for arm in self.arms) else ExitCode.CLEAN
 
     @property
-    def process(self) -> tuple[ProcessObservation, ...]:
+    def processes(self) -> tuple[ProcessObservation, ...]:
         """The last observation of each arm's worker."""
         lasts = [arm.outcome.recording.last for arm in self.arms]
         return tuple(last.processes[0] for last in lasts if last is not None)
@@ -53,56 +69,59 @@ def run(recipe: Recipe, seed: int | None, directory: Path | None, listener: List
     """Run all arms of a recipe. Logs go to `directory`, or to a temporary one that is removed.
 
     Raises:
-        ProgramError: the worker could not be started or ended by itself.
+        ProgramError: the worker could not be started, ended by itself, or stopped polling.
+        OSError: `directory` cannot be made or written.
     """
     used = recipe.load.seed if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="amidiag-soak-") as scratch:
         base = directory or Path(scratch)
         arms: list[ArmResult] = []
         for number, arm in enumerate(recipe.arms, 1):
-            outcome = run_arm(recipe, arm, used, base / f"{number}-{arm.name.replace(' ', '-')}", listener)
+            outcome = run_arm(recipe, arm, used, base / f"arm-{number}", listener)
             arms.append(_judge(recipe, outcome))
     return Result(recipe, used, _with_proof(recipe, tuple(arms)))
 
 
 def _judge(recipe: Recipe, outcome: ArmOutcome) -> ArmResult:
-    cycles = max(1, outcome.recording.observations - 1)
-    per_cycle = outcome.seconds / cycles
-    pace = Pace(
-        seconds_per_sample=per_cycle + PRODUCTION_POLL_S,
-        words=f"at one poll every {PRODUCTION_POLL_S:.0f} s, as an idle worker in production",
-    )
-    if outcome.arm.stop == "load":
-        series: tuple[SeriesReport, ...] = ()
-    else:
+    per_cycle = outcome.seconds / max(1, outcome.recording.observations - 1)
+    idle = per_cycle + IDLE_POLL_S
+    series: tuple[SeriesReport, ...] = ()
+    if outcome.arm.stop != "load":
         series = report_series(
             outcome.recording,
-            pace,
+            Pace(idle),
             decided={outcome.arm.resource: outcome.verdict},
             tolerance=outcome.arm.certificate_events_per_cycle,
         )
-    last = outcome.recording.last
     findings: tuple[Finding, ...] = ()
-    if last is not None:
-        findings = diagnose(Context(last.processes[0], series, outcome.settings, outcome.faults))
-    findings += failures(recipe.accept, outcome.answers)
+    notes: tuple[str, ...] = ()
+    if (last := outcome.recording.last) is not None:
+        root = last.processes[0]
+        findings = diagnose(
+            Context(root, series, outcome.settings, asked=outcome.arm.settings, simulated=outcome.faults)
+        )
+        notes = _notes(outcome, root)
+    findings += failures(recipe.accept, outcome.answers) + ending(outcome.exit_status)
     return ArmResult(
-        outcome,
-        series,
-        findings,
-        _shown(outcome),
-        (per_cycle + PRODUCTION_POLL_S) / per_cycle if per_cycle else 1.0,
+        outcome, series, findings, _shown(outcome), idle / per_cycle if per_cycle else 1.0, notes
+    )
+
+
+def _notes(outcome: ArmOutcome, root: ProcessObservation) -> tuple[str, ...]:
+    if root.status is not None:
+        return ()
+    return (
+        f"{outcome.arm.name}: the program has no status page, so its polls are counted by the server, and what "
+        "else it does (loaders, batches) is not known",
     )
 
 
 def _shown(outcome: ArmOutcome) -> bool | None:
-    expect, arm = outcome.arm.expect, outcome.arm
+    expect = outcome.arm.expect
     if expect is None:
         return None
-    if expect == "stable" and arm.stop == "certificate":
-        bound = outcome.certificate.events_per_cycle_bound if outcome.certificate else 1.0
-        return outcome.verdict.kind == "stable" and bound <= arm.certificate_events_per_cycle
-    return outcome.verdict.kind == expect
+    certified = outcome.certified or outcome.arm.stop != "certificate"
+    return outcome.verdict.kind == expect and certified
 
 
 def _with_proof(recipe: Recipe, arms: tuple[ArmResult, ...]) -> tuple[ArmResult, ...]:
@@ -113,9 +132,10 @@ def _with_proof(recipe: Recipe, arms: tuple[ArmResult, ...]) -> tuple[ArmResult,
     tried: dict[tuple[str, str], bool] = {}
     for arm in arms[1:]:
         changed = _changed(base, arm.outcome.arm.settings)
+        works = arm.shown is True and not arm.unexpected
         # Undecided proves nothing, in neither direction.
-        if len(changed) == 1 and (arm.shown or arm.outcome.verdict.kind == "leak"):
-            tried[next(iter(changed.items()))] = bool(arm.shown)
+        if len(changed) == 1 and (works or arm.outcome.verdict.kind == "leak"):
+            tried[next(iter(changed.items()))] = works
     proven = tuple(_mark(finding, tried) for finding in arms[0].findings)
     return (replace(arms[0], findings=proven), *arms[1:])
 
@@ -131,24 +151,22 @@ def _mark(finding: Finding, tried: Mapping[tuple[str, str], bool]) -> Finding:
     return replace(finding, mitigations=tuple(mark(m) for m in finding.mitigations))
 
 
-def _exit_code(recipe: Recipe, arms: tuple[ArmResult, ...]) -> int:
-    if any(arm.shown is not None for arm in arms):
-        if all(arm.shown for arm in arms if arm.shown is not None):
-            return ExitCode.CLEAN
-        undecided = any(
-            arm.outcome.verdict.kind in ("undecided", "growing") for arm in arms if arm.shown is False
-        )
-        return ExitCode.UNDECIDED if undecided else ExitCode.FINDING
-    if any(f.severity == "error" for arm in arms for f in arm.findings):
-        return ExitCode.FINDING
-    return ExitCode.UNDECIDED if any(_open(arm) for arm in arms) else ExitCode.CLEAN
+def _refuted(arm: ArmResult) -> bool:
+    """Whether the contrary of what an arm expects was proven."""
+    decided = arm.outcome.verdict.kind in ("leak", "stable")
+    return arm.shown is False and decided and arm.outcome.verdict.kind != arm.outcome.arm.expect
 
 
 def _open(arm: ArmResult) -> bool:
     """Whether the arm's own question stayed open, or a resource grows without proof of a leak."""
     outcome = arm.outcome
+    if arm.shown is not None:
+        return not arm.shown
     if outcome.arm.stop == "load":
         return False
     if any(series.verdict == "growing" for series in arm.series):
         return True
-    return outcome.verdict.kind == "undecided"
+    # A certificate that was asked for and not reached leaves its question open, even where growth is small.
+    return outcome.verdict.kind == "undecided" or (
+        outcome.arm.stop == "certificate" and not outcome.certified
+    )

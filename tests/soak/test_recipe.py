@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from amidiag.soak.plan import plan
-from amidiag.soak.recipe import RecipeError, load, shipped
+from amidiag.soak.recipe import RecipeError
+from amidiag.soak.recipe_file import load, shipped
 
 GOOD = """\
 [recipe]
@@ -115,3 +116,20 @@ def test_a_plan_is_fixed_by_its_seed_and_keeps_the_shares(tmp_path: Path) -> Non
     active = sum(bool(jobs) for jobs in first)
     assert 900 < active < 1100
     assert all(len(job.images) == 2 for jobs in first for job in jobs)
+
+
+def test_arms_must_be_tables_and_there_must_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "arms.toml"
+    for arms in ("arm = []", "arm = [1]"):
+        path.write_text(f"{arms}\n{GOOD}")
+        with pytest.raises(RecipeError, match=r"arm: must be written as \[\[arm\]\]"):
+            load(str(path))
+
+
+def test_an_arm_may_disarm_the_faults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[[arm]]\nname = 'with'\n[[arm]]\nname = 'without'\nfaults = []\n"
+        + GOOD.replace("[worker.settings]", "[worker]\nfaults = ['emulated-accelerator']\n[worker.settings]")
+    )
+    assert [arm.faults for arm in load(str(path)).arms] == [("emulated-accelerator",), ()]

@@ -9,6 +9,10 @@ def arm() -> str:
     """Make torch's DataLoader pin as on a host with an accelerator. Returns what was done, for people."""
     import torch
 
+    if not hasattr(torch, "accelerator"):
+        raise SystemExit(
+            f"the fault emulated-accelerator needs torch 2.6 or later, this is {torch.__version__}"
+        )
     if torch.accelerator.is_available():
         name = torch.accelerator.current_accelerator()
         return f"not needed: this host has an accelerator ({name})"
