@@ -34,6 +34,7 @@ def churning() -> Iterator[int]:
     process.communicate()
 
 
+@pytest.mark.root
 def test_members_that_end_meanwhile_are_left_out(churning) -> None:
     status = StatusReader()
     seen: set[int] = set()

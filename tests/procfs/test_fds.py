@@ -124,6 +124,7 @@ def test_hard_linked_file_is_not_lost_when_one_name_goes() -> None:
     assert after.get("regular", 0) == before["regular"] - 1
 
 
+@pytest.mark.root
 def test_file_on_a_detached_mount_is_not_asked(spawn: Spawn) -> None:
     # GIVEN a file that stays open on a file system which was then detached, as `umount -l` does
     # to a dead server: nothing in the mount table says what it is

@@ -109,6 +109,7 @@ def test_trees_whose_processes_die_by_the_hundred(start: Start) -> None:
     assert any("ended while the tree was read" in note for note in notes)
 
 
+@pytest.mark.root
 def test_a_stranger_gets_the_count_and_is_told_who_may_see_more(spawn: Spawn) -> None:
     # GIVEN a process of user nobody, and another user who is not root
     target = spawn(["sleep", "1000"], user=NOBODY, group=NOBODY, extra_groups=[])
@@ -142,12 +143,14 @@ def test_the_reader_with_few_fds_of_its_own(start: Start) -> None:
         assert "amidiag itself has no free FD left" in text
 
 
+@pytest.mark.root
 def test_where_there_is_no_proc() -> None:
     kind, text = run_program("look_without_proc")
     assert kind == "NotLinux"
     assert "on Linux" in text
 
 
+@pytest.mark.root
 def test_every_reader_on_every_live_process() -> None:
     stats = snapshot()
     read = 0

@@ -87,6 +87,7 @@ def test_peers_without_the_count_of_linux_6_2(start: Start, monkeypatch: pytest.
     assert peers_of(target.pid) == {target.pid: PeerCounts(other=STDIO, nobody=30)}
 
 
+@pytest.mark.root
 def test_hidden_far_ends_are_unknown_and_orphans_are_still_told(spawn: Spawn) -> None:
     # GIVEN a tree of an ordinary user: a child has an orphaned end as its standard input, of a pipe that
     # this user made, and all standard outputs lead to this test, of root

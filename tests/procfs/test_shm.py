@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
+import pytest
 from procfs_targets import Spawn, Start, run_program
 
 from amidiag.procfs.observe import observe_tree
@@ -13,6 +14,7 @@ MIB = 1 << 20
 NOBODY = 65534
 
 
+@pytest.mark.root
 def test_every_kind_is_counted_once_over_the_tree(start: Start) -> None:
     # GIVEN three processes that share memory of every kind, some held only by FD, some only mapped
     target = start("shared_memory")
@@ -29,6 +31,7 @@ def test_every_kind_is_counted_once_over_the_tree(start: Start) -> None:
     assert observation.notes == ()
 
 
+@pytest.mark.root
 def test_rss_does_not_see_what_is_held_by_fd_alone(start: Start) -> None:
     target = start("shared_memory")
     use = observe_tree(target.pid).processes[0].shm
@@ -38,6 +41,7 @@ def test_rss_does_not_see_what_is_held_by_fd_alone(start: Start) -> None:
     assert use.rss < use.held - (target.said["torch"] + target.said["posix"]) + MIB
 
 
+@pytest.mark.root
 def test_the_owner_who_is_not_root_gets_a_lower_bound(start: Start) -> None:
     # GIVEN a process of an ordinary user
     target = start("shared_memory", NOBODY)
@@ -58,6 +62,7 @@ def test_dev_shm_of_this_mount_namespace() -> None:
     assert seen.size == here.f_blocks * here.f_frsize
 
 
+@pytest.mark.root
 def test_dev_shm_as_the_target_sees_it(spawn: Spawn) -> None:
     # GIVEN a process with a /dev/shm of its own, 32 MiB, 5 of them used
     script = (
