@@ -2,7 +2,8 @@
 
 It is written by the program itself with plain memory stores, and read from outside without the
 program's help: at EMFILE, hung, stopped or dead. Standard library only, safe on Python 3.10, and
-never raises into the program: a page that cannot be made is inert, and says why in `error`.
+never raises into the program, whatever it is given: a page that cannot be made is inert, and the
+first thing that went wrong stands in `error`.
 
 Layout, in native unsigned 64-bit words (one aligned store each, so no counter is ever torn):
 
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MAGIC = b"AMIDIAG\0"
@@ -87,127 +88,193 @@ def _sweep(directory: str) -> None:
             pid = entry.name.split("-")[0]
             if not (entry.name.endswith(SUFFIX) and pid.isdigit()) or os.path.exists("/proc/" + pid):
                 continue
-            # Another program of ours may sweep at the same moment.
-            with contextlib.suppress(FileNotFoundError):
+            # A courtesy, and another program of ours may sweep at the same moment.
+            with contextlib.suppress(OSError):
                 if entry.stat(follow_symlinks=False).st_mtime < limit:
                     os.unlink(entry.path)
 
 
+class _Memory:
+    """The mapped file, seen as bytes and as words."""
+
+    def __init__(self, fd: int) -> None:
+        self.bytes = mmap.mmap(fd, PAGE_SIZE)
+        self.words = memoryview(self.bytes).cast("Q")
+
+    def write_text(self, text: bytes) -> None:
+        """Replace the JSON text; its sequence number is odd meanwhile."""
+        if len(text) > PAGE_SIZE - TEXT_AT:
+            text = b'{"settings":{},"caches":{},"truncated":true}'
+        # Not `+= 1`: a writing that Ctrl-C has cut short left an odd number behind.
+        writing = self.words[W_TEXT_SEQ] | 1
+        self.words[W_TEXT_SEQ] = writing
+        self.bytes[TEXT_AT : TEXT_AT + len(text)] = text
+        self.words[W_TEXT_LEN] = len(text)
+        self.words[W_TEXT_SEQ] = writing + 1
+
+    def progress(self) -> None:
+        self.words[W_PROGRESS] = time.monotonic_ns()
+
+    def release(self) -> None:
+        self.words.release()
+        self.bytes.close()
+
+
 class StatusPage:
-    """The writer's side. Made by `create`; every method is a no-op on an inert page."""
+    """The writer's side. Made by `create`; every method is a no-op on an inert page.
+
+    No method raises or blocks, from whatever thread, signal handler or forked child it is called.
+    `error` is the first thing that went wrong, None as long as nothing did.
+    """
 
     def __init__(self) -> None:
         self.path: str | None = None
         self.error: str | None = None
-        self._map: mmap.mmap | None = None
-        self._words: memoryview | None = None
-        self._lock = threading.Lock()
-        self._text: dict[str, Any] = {"settings": {}, "caches": {}}
+        self._memory: _Memory | None = None
+        self._settings = "{}"
+        self._pid = os.getpid()
+        # Reentrant: a signal handler may write while its own thread is writing.
+        self._lock = threading.RLock()
 
     @classmethod
     def create(cls, settings: Mapping[str, Any] | None = None) -> StatusPage:
         """Map a page for this process. `settings` must not hold secrets: it is stored readable by the owner.
 
-        Any failure (no space, no directory) leaves an inert page whose `error` says why: a worker
-        must not stop because it cannot be watched.
+        Any failure (no space, no directory, settings that JSON cannot hold) leaves an inert page and no
+        file: a worker must not stop because it cannot be watched.
         """
         page = cls()
-        page._text["settings"] = dict(settings or {})
-        try:
-            page._open()
-        except (OSError, ValueError) as e:
-            page.error = f"status page not available: {e}"
-            page._release()
-            return page
-        page.state("starting")
-        # A forked loader shares the mapping; only the process that the page names may write.
-        ref = weakref.ref(page)
-        os.register_at_fork(after_in_child=lambda: _forget_in_child(ref))
+        page._guarded(page._open, settings)
+        if page.error is not None:
+            page.error = f"status page not available: {page.error}"
+            page._guarded(page._discard)
         return page
 
-    def _open(self) -> None:
+    def _open(self, settings: Mapping[str, Any] | None) -> None:
+        self._settings = _json(dict(settings or {}))
         directory = private_dir(runtime_dir())
         _sweep(directory)
         start = _start_ticks()
-        path = os.path.join(directory, f"{os.getpid()}-{start}{SUFFIX}")
+        path = os.path.join(directory, f"{self._pid}-{start}{SUFFIX}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self.path = path
         try:
             # A sparse file on a full file system would kill the program with SIGBUS at its first write.
             os.posix_fallocate(fd, 0, PAGE_SIZE)
-            self._map = mmap.mmap(fd, PAGE_SIZE)
-        except OSError:
-            os.unlink(path)
-            raise
+            memory = _Memory(fd)
         finally:
             os.close(fd)
-        self.path = path
-        self._words = words = memoryview(self._map).cast("Q")
-        self._map[W_BOOT_ID * 8 : W_BOOT_ID * 8 + 40] = _boot_id().encode().ljust(40, b"\0")[:40]
+        self._fill(memory, start)
+        # A forked loader shares the mapping; only the process that the page names may write.
+        ref = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget_in_child(ref))
+        self._memory = memory
+
+    def _fill(self, memory: _Memory, start: int) -> None:
+        words = memory.words
+        memory.bytes[W_BOOT_ID * 8 : W_BOOT_ID * 8 + 40] = _boot_id().encode().ljust(40, b"\0")[:40]
         words[W_VERSION] = VERSION
         words[W_SIZE] = PAGE_SIZE
-        words[W_PID] = os.getpid()
+        words[W_PID] = self._pid
         words[W_START] = start
-        self._write_text()
+        memory.write_text(self._text({}))
+        words[W_STATE] = _STATE_CODE["starting"]
+        memory.progress()
         # Last: a page without its magic is not yet one.
-        self._map[0:8] = MAGIC
+        memory.bytes[0:8] = MAGIC
 
     def count(self, name: str, by: int = 1) -> None:
         """Add `by` to the counter `name` (one of `COUNTERS`) and note the progress."""
-        if self._words is None:
-            return
-        with self._lock:
-            self._words[_COUNTER_WORD[name]] += by
-        self.progress()
+        self._write(self._count, name, by)
 
     def state(self, name: str) -> None:
         """Say what the program does now (one of `STATES`) and note the progress."""
-        if self._words is not None:
-            self._words[W_STATE] = _STATE_CODE[name]
-            self.progress()
+        self._write(self._state, name)
 
     def progress(self) -> None:
         """Note that the program is alive and getting on."""
-        if self._words is not None:
-            self._words[W_PROGRESS] = time.monotonic_ns()
+        self._write(_Memory.progress)
 
     def caches(self, sizes: Mapping[str, Mapping[str, int]]) -> None:
         """Publish the registered caches: name → {"entries": n, "bytes": n}."""
-        self._text["caches"] = {name: dict(size) for name, size in sizes.items()}
-        if self._words is not None:
-            with self._lock:
-                self._write_text()
-
-    def _write_text(self) -> None:
-        if self._words is None or self._map is None:
-            return
-        text = json.dumps(self._text, separators=(",", ":"), default=str).encode()
-        if len(text) > PAGE_SIZE - TEXT_AT:
-            text = json.dumps({"settings": {}, "caches": {}, "truncated": True}).encode()
-        self._words[W_TEXT_SEQ] += 1
-        self._map[TEXT_AT : TEXT_AT + len(text)] = text
-        self._words[W_TEXT_LEN] = len(text)
-        self._words[W_TEXT_SEQ] += 1
+        if self._is_ours():
+            self._guarded(self._caches, sizes)
 
     def close(self) -> None:
         """On a clean exit: say so, and remove the file. A killed program leaves it, for the post-mortem."""
-        if self._words is None:
-            return
-        self.state("stopped")
+        self._write(self._close)
+
+    def _count(self, memory: _Memory, name: str, by: int) -> None:
+        memory.words[_COUNTER_WORD[name]] += by
+        memory.progress()
+
+    def _state(self, memory: _Memory, name: str) -> None:
+        memory.words[W_STATE] = _STATE_CODE[name]
+        memory.progress()
+
+    def _caches(self, sizes: Mapping[str, Mapping[str, int]]) -> None:
+        # The caller's own mappings may block: never under the lock.
+        text = self._text(sizes)
+        self._locked(_Memory.write_text, text)
+
+    def _close(self, memory: _Memory) -> None:
+        self._state(memory, "stopped")
         self._release()
         if self.path is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
 
+    def _text(self, caches: Mapping[str, Mapping[str, int]]) -> bytes:
+        sizes = _json({name: dict(size) for name, size in caches.items()})
+        return f'{{"settings":{self._settings},"caches":{sizes}}}'.encode()
+
+    def _is_ours(self) -> bool:
+        # By PID too: a child that C code has forked ran no hook. And before the lock is taken: in a
+        # child it may be held for ever, by a thread that only the parent has.
+        return self._memory is not None and os.getpid() == self._pid
+
+    def _write(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Let `work(memory, *arguments)` write under the lock, if the page is live and names this process."""
+        if self._is_ours():
+            self._guarded(self._locked, work, *arguments)
+
+    def _locked(self, work: Callable[..., None], *arguments: Any) -> None:
+        with self._lock:
+            if self._memory is not None:
+                work(self._memory, *arguments)
+
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        """The one place where failures end; the first is kept in `error`."""
+        try:
+            work(*arguments)
+        except Exception as e:  # noqa: BLE001 - a program must not stop because it cannot be watched
+            if self.error is None:
+                self.error = _describe(e)
+
+    def _discard(self) -> None:
+        path, self.path = self.path, None
+        if path is not None:
+            os.unlink(path)
+        self._release()
+
     def _release(self) -> None:
-        words, self._words = self._words, None
-        if words is not None:
-            words.release()
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.release()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=str)
+
+
+def _describe(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the text of a stranger's exception is a stranger's code
+        return type(error).__name__
 
 
 def _forget_in_child(ref: weakref.ref[StatusPage]) -> None:
     page = ref()
     if page is not None:
-        page._release()
+        page._guarded(page._release)
