@@ -58,6 +58,13 @@ def last_life(values: Sequence[float], restarts: Sequence[int] = ()) -> tuple[in
     return start + first, life[first:end]
 
 
+def cut_life(life: Sequence[float], unit: Unit) -> Blocks | None:
+    """The blocks of the trough test, fewer where gaps leave no trough in some; None where even eight are too many."""
+    known = sum(1 for value in life if not math.isnan(value))
+    counts = (16, 12, 8) if known >= 96 else (12, 8) if known >= 48 else (8,)
+    return next((blocks for count in counts if (blocks := cut(life, count, unit))), None)
+
+
 def cut(life: Sequence[float], blocks: int, unit: Unit) -> Blocks | None:
     """Cut a life into at least `blocks` blocks; None where a block has too few known samples to have a trough.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amidiag.model import Unit
 from amidiag.series.blocks import Blocks
-from amidiag.series.certificate import EARLY_STOPPING, MIB, quiet_cycles
+from amidiag.series.certificate import EARLY_STOPPING, MIB, cycles_kept, quiet_cycles
 from amidiag.series.quantiles import poisson_upper, t_quantile
 from amidiag.series.rise import measure
 
@@ -42,20 +42,23 @@ def upper_bound(
     unseen = GRAIN[unit] * factor * poisson_upper(0, CONFIDENCE)
     if unit == "byte":
         return max(spread, unseen / (steps * blocks.length))
-    base = min(levels)
-    comes_back = 3 * levels.count(base) >= len(levels)
-    quiet = quiet_cycles(life, unit) if comes_back else 0
-    if quiet:
-        return unseen / quiet
-    lost = levels[-1] - base
+    lost = levels[-1] - min(levels)
     if lost > _COUNTABLE:
         return spread
+    comes_back = _comes_back(levels)
+    if comes_back and lost == 0 and (quiet := quiet_cycles(life, unit)):
+        return unseen / quiet
     counted = factor * poisson_upper(int(lost), CONFIDENCE) / (steps * blocks.length)
     return counted if comes_back else max(spread, counted)
 
 
-def leans_upwards(levels: Sequence[float], unit: Unit) -> bool:
-    """Whether troughs that show no evident rise are yet too much like one to be called stable."""
+def leans_upwards(life: Sequence[float], blocks: Blocks, first: int, unit: Unit) -> bool:
+    """Whether troughs that show no evident rise are yet too much like one to be called stable.
+
+    They rise more than they spread, the last stands out, or the level to which the series kept coming
+    back has been left for longer than ever before.
+    """
+    levels = blocks.levels[first:]
     rise = measure(levels, 1, CONFIDENCE, forgive_jump=False)
     least = GRAIN[unit] / 2
     if rise.total >= least and rise.evenness > t_quantile(_LEANING, rise.degrees):
@@ -63,4 +66,11 @@ def leans_upwards(levels: Sequence[float], unit: Unit) -> bool:
     *before, last = levels
     mean = sum(before) / len(before)
     sd = (sum((level - mean) ** 2 for level in before) / len(before)) ** 0.5
-    return last > max(before) and last - mean > max(_STANDS_OUT * sd, least)
+    if last > max(before) and last - mean > max(_STANDS_OUT * sd, least):
+        return True
+    return unit != "byte" and _comes_back(levels) and not cycles_kept(life, blocks.positions[first], unit)
+
+
+def _comes_back(levels: tuple[float, ...]) -> bool:
+    """Whether one level is the trough of at least a third of the blocks: what is left when nothing is in use."""
+    return 3 * levels.count(min(levels)) >= len(levels)

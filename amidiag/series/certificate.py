@@ -59,11 +59,10 @@ def quiet_cycles(life: Sequence[float], unit: Unit) -> int:
 
     The whole life counts if its level was kept from the start, else what follows the first quarter.
     """
-    whole = _kept(life, 0, unit)
-    return whole if whole else _kept(life, len(life) // 4, unit)
+    return cycles_kept(life, 0, unit) or cycles_kept(life, len(life) // 4, unit)
 
 
-def _kept(life: Sequence[float], start: int, unit: Unit) -> int:
+def cycles_kept(life: Sequence[float], start: int, unit: Unit) -> int:
     """Cycles between the first and the last visit to the lowest level since `start`; 0 where it was left.
 
     It was left if it has not been visited for longer than it ever was between two visits before.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from amidiag.model import Rate, Unit
-from amidiag.series.blocks import check_unit, cut, last_life
+from amidiag.series.blocks import check_unit, cut, cut_life, last_life
 from amidiag.series.quantiles import t_quantile
 from amidiag.series.rise import grain
-from amidiag.series.trough import LEAST_RISE, block_count
+from amidiag.series.trough import LEAST_RISE
 
 # Where several counters cannot be told apart, the one nearest to what holds resources is named.
 _NEAREST_FIRST = ("loaders", "jobs", "batches", "images", "posts", "polls", "seconds")
@@ -133,10 +133,10 @@ def _fits(
     life: Sequence[float], counters: Mapping[str, Sequence[float]], unit: Unit
 ) -> list[dict[str, _Fit]]:
     """Every counter against the series, by length of block; short blocks tell counters apart, long ones hide bursts."""
-    counts = {block_count(len(life))} | {len(life) // length for length in _LENGTHS}
+    tried = [cut_life(life, unit)] if len(life) >= 8 else []
+    tried += [cut(life, len(life) // n, unit) for n in _LENGTHS if len(life) // n >= _FEWEST_BLOCKS]
     found = []
-    for count in sorted(counts):
-        blocks = cut(life, count, unit) if count >= _FEWEST_BLOCKS else None
+    for blocks in tried:
         if blocks is None:
             continue
         # As in the trough test, the first quarter may be warm-up.

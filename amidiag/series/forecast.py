@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 from amidiag.model import Exhaustion, Verdict
-from amidiag.series.blocks import Blocks, cut, last_life
+from amidiag.series.blocks import Blocks, cut_life, last_life
 from amidiag.series.rise import grain
-from amidiag.series.trough import block_count
 
 _PEAK = 0.98
 # At the soonest the largest peak seen comes in time, at the latest only a middling one.
@@ -41,7 +40,7 @@ def forecast(
     if verdict.kind not in ("leak", "growing") or verdict.rate is None or not verdict.rate > 0:
         return None
     _, life = last_life(values, restarts)
-    blocks = cut(life, block_count(verdict.samples), verdict.unit)
+    blocks = cut_life(life, verdict.unit)
     if blocks is None:
         return None
     now = blocks.levels[-1] + verdict.rate * (len(life) - 1 - blocks.positions[-1])

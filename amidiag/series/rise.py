@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 
 from amidiag.series.quantiles import t_quantile
 
@@ -18,6 +19,7 @@ _SECOND_HALF, _LAST_TWO, _LAST = 0.8, 0.6, 0.2
 # A step is taken for a single jump if it stands out of the others by that many of their deviations. Not
 # among the first two: a growth that slows down begins with such a step.
 _JUMP, _JUMP_FROM, _JUMP_STEPS = 10.0, 2, 7
+_WALKS = 1.5
 # Rounding of floats is no spread.
 _ROUNDING = 1e-9
 
@@ -108,6 +110,26 @@ def grain(window: Sequence[float]) -> float:
         return 0.0
     sizes = sorted(abs(change) for change in changes if change)
     return sizes[len(sizes) // 2]
+
+
+def wanders(window: Sequence[float], length: int) -> bool:
+    """Whether a series gets ever further from its trend, as a random walk does, rather than around it.
+
+    A walk is four times as far (in squares) from its trend after a block as after a quarter of it, noise
+    and bursts are as far. What never falls does not wander: it only rises.
+    """
+    if not any(b < a for a, b in pairwise(window)):
+        return False
+    return _spread(window, length) > _WALKS * _spread(window, max(1, length // 4))
+
+
+def _spread(window: Sequence[float], lag: int) -> float:
+    """Variance of what a series gains in `lag` samples; 0 where too few are known."""
+    gains = [gain for gain in map(sub, window[lag:], window) if not math.isnan(gain)]
+    if len(gains) < 2:
+        return 0.0
+    mean = math.fsum(gains) / len(gains)
+    return math.fsum((gain - mean) ** 2 for gain in gains) / len(gains)
 
 
 def residual_variance(x: Sequence[float], y: Sequence[float]) -> float:

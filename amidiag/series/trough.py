@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from amidiag.model import Unit, Verdict
-from amidiag.series.blocks import SHORTEST, Blocks, check_unit, cut, last_life
+from amidiag.series.blocks import SHORTEST, Blocks, check_unit, cut, cut_life, last_life
 from amidiag.series.bound import GRAIN, leans_upwards, upper_bound
 from amidiag.series.certificate import MIB
 from amidiag.series.quantiles import poisson_upper
-from amidiag.series.rise import Rise, grain, largest_fall, measure, residual_variance
+from amidiag.series.rise import Rise, grain, largest_fall, measure, residual_variance, wanders
 
 TOLERANCE: dict[Unit, float] = {"fd": 0.01, "thread": 0.01, "byte": 65536.0}
 """Growth per sample below which a series counts as stable, where the caller names none.
@@ -30,10 +30,10 @@ that issue hunting starts at; a flat series needs 109 samples, a noisy one more.
 LEAST_RISE: dict[Unit, float] = {"fd": 3.0, "thread": 3.0, "byte": float(MIB)}
 """What the troughs must rise by in the window before it is evidence of anything."""
 
-# One-sided. Resident memory wanders like a random walk, and the quantile of a block smooths the walk,
-# which makes its steps look more even than they are: at 0.999, 0.24 % of random walks pass.
-_SIGNIFICANCE: dict[Unit, float] = {"fd": 0.999, "thread": 0.999, "byte": 0.9997}
-_SIGNIFICANCE_LATE: dict[Unit, float] = {"fd": 0.9998, "thread": 0.9998, "byte": 0.9999}
+# One-sided. A series that wanders like a random walk needs more: the troughs of blocks smooth the walk,
+# which makes its steps look more even than they are (at 0.999, 0.24 % of random walks pass).
+_SIGNIFICANCE, _SIGNIFICANCE_WANDERING = 0.999, 0.9999
+_SIGNIFICANCE_LATE, _SIGNIFICANCE_LATE_WANDERING = 0.9998, 0.99997
 _LATE_BLOCKS, _LATE_SHORTEST = 12, 96
 # A rise that is evident but so much faster in its second half began late: its rate is that of the end.
 _FASTER = 1.5
@@ -80,11 +80,6 @@ def judge(
     return examine(values, unit, restarts, tolerance, early_stopping=False)
 
 
-def block_count(samples: int) -> int:
-    """Into how many blocks a life of so many samples is cut, at least."""
-    return 16 if samples >= 96 else 12 if samples >= 48 else 8
-
-
 def examine(
     values: Sequence[float],
     unit: Unit,
@@ -102,7 +97,7 @@ def examine(
     known = sum(1 for value in life if not math.isnan(value))
     if known < SHORTEST:
         return _too_short(known, start, unit)
-    blocks = cut(life, block_count(known), unit)
+    blocks = cut_life(life, unit)
     if blocks is None:
         return _too_patchy(known, len(life), unit)
     return _decide(life, known, blocks, unit, accepted, early_stopping)
@@ -126,7 +121,7 @@ def _decide(
     # What grew and then kept its level, a warm-up or a step, is certified by the second half alone.
     for since in (first, len(blocks.levels) // 2):
         settled = upper_bound(life, blocks, since, unit, early_stopping=early_stopping)
-        if settled <= tolerance and not leans_upwards(blocks.levels[since:], unit):
+        if settled <= tolerance and not leans_upwards(life, blocks, since, unit):
             return _stable(life, known, blocks, since, settled, unit)
     open_ = f"{_amount(bound, unit)} per sample is possible, {_amount(tolerance, unit)} is tolerated"
     more = _more(known, window.rise, bound, tolerance, unit)
@@ -137,7 +132,7 @@ def _stable(
     life: Sequence[float], known: int, blocks: Blocks, since: int, bound: float, unit: Unit
 ) -> Verdict:
     """Certified by the blocks from `since` on, whose rate it is."""
-    rise = measure(blocks.levels[since:], blocks.length, _SIGNIFICANCE[unit], forgive_jump=False)
+    rise = measure(blocks.levels[since:], blocks.length, _SIGNIFICANCE, forgive_jump=False)
     window = _Window(rise, False, (), blocks.positions[since])
     rate, low, high = _interval(life, window, unit)
     certified = f"growth above {_amount(bound, unit)} per sample is excluded at 99 %"
@@ -148,16 +143,18 @@ def _stable(
 
 def _risen_window(life: Sequence[float], known: int, blocks: Blocks, first: int, unit: Unit) -> _Window:
     """What follows the warm-up, or the second half where the rise began late."""
-    window = _whole_window(blocks, first, unit)
+    wandering = wanders(life[blocks.positions[first] :], blocks.length)
+    window = _whole_window(blocks, first, unit, wandering)
     if known < _LATE_SHORTEST or (window.evident and not window.rise.second_half >= _FASTER):
         return window
-    late = _late_window(life, blocks, unit)
+    late = _late_window(life, blocks, unit, wandering)
     return window if late is None or (window.evident and late.objections) else late
 
 
-def _whole_window(blocks: Blocks, first: int, unit: Unit) -> _Window:
+def _whole_window(blocks: Blocks, first: int, unit: Unit, wandering: bool) -> _Window:
     levels = blocks.levels[first:]
-    rise = measure(levels, blocks.length, _SIGNIFICANCE[unit], forgive_jump=True)
+    significance = _SIGNIFICANCE_WANDERING if wandering else _SIGNIFICANCE
+    rise = measure(levels, blocks.length, significance, forgive_jump=True)
     start = blocks.positions[first]
     if not rise.evident(LEAST_RISE[unit]):
         return _Window(rise, False, (), start)
@@ -167,13 +164,14 @@ def _whole_window(blocks: Blocks, first: int, unit: Unit) -> _Window:
     return _Window(rise, True, objections, start)
 
 
-def _late_window(life: Sequence[float], blocks: Blocks, unit: Unit) -> _Window | None:
+def _late_window(life: Sequence[float], blocks: Blocks, unit: Unit, wandering: bool) -> _Window | None:
     """The second half alone, for a leak that began late; None without evidence there."""
     start = len(life) // 2
     late = cut(life[start:], _LATE_BLOCKS, unit)
     if late is None:
         return None
-    rise = measure(late.levels, late.length, _SIGNIFICANCE_LATE[unit], forgive_jump=False)
+    significance = _SIGNIFICANCE_LATE_WANDERING if wandering else _SIGNIFICANCE_LATE
+    rise = measure(late.levels, late.length, significance, forgive_jump=False)
     if not rise.evident(LEAST_RISE[unit]):
         return None
     return _Window(rise, True, _objections(rise, blocks, unit), start)

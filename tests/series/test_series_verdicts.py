@@ -273,6 +273,8 @@ def test_no_series_makes_it_fail() -> None:
         assert (verdict.samples_needed is None) == (verdict.kind in ("leak", "stable"))
         assert verdict.samples_needed is None or verdict.samples_needed > 0
         assert verdict.evidence
+        figures = (verdict.rate, verdict.low, verdict.high, verdict.upper_bound)
+        assert all(figure is None or math.isfinite(figure) for figure in figures)  # JSON knows no infinity
         if verdict.rate is not None:
             assert verdict.low is not None
             assert verdict.high is not None
