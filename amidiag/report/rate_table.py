@@ -24,7 +24,7 @@ def rate_report(report: Envelope, data: RateData) -> Iterator[RenderableType]:
         if entry.verdict in ("leak", "growing") and entry.driver:
             tail = f"; {time_left(entry)} at the pace seen" if entry.exhausts else ""
             yield Text(f"   {entry.resource}: driver: {driver_words(entry)}{tail}", style="bold")
-    if any(entry.verdict == "growing" for entry in report.series) and polls is None:
+    if any(entry.verdict == "growing" for entry in report.series):
         yield Text(
             "   rising is not yet a leak: run longer, or reproduce it with `amidiag soak`", style="dim"
         )

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 
 from amidiag.model import Identity, Observation, SeriesReport
 from amidiag.series.recording import Recording
 from amidiag.series.reporting import Pace, report_series
+from amidiag.series.trough import TOLERANCE
 
-# The trough test decides nothing below this (FACTS 9); without that many cycles a rise is only "rising".
+# The trough test decides nothing below this (FACTS 9); with fewer rows of whole polls a rise is only "rising".
 CYCLES_NEEDED = 24
 # Watching must not load the machine: an observation may cost at most this share of the interval.
 _SHARE = 0.05
@@ -19,13 +21,17 @@ _SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class LiveResult:
-    """What was seen: the judged series, the last observation, and whether cycles were seen."""
+    """What was seen: the judged series, the last observation, and whether cycles were seen.
+
+    `cycles` counts polls, None without a status page; `reasons` says why no more could be decided.
+    """
 
     series: tuple[SeriesReport, ...]
     last: Observation
     samples: int
     cycles: int | None
     seconds: float
+    reasons: tuple[str, ...] = ()
 
 
 def watch(
@@ -58,40 +64,54 @@ def watch(
 
 
 def judge_live(recording: Recording) -> LiveResult:
-    """Judge per poll where the worker's counters show at least `CYCLES_NEEDED` polls, else over time, with care."""
+    """Judge per poll where the worker's counters show enough of them, else over time, with care.
+
+    Every figure per poll, `samples_needed` and `cycles` are in polls, also where several of them fell
+    between two looks. Raises ValueError for a recording without an observation.
+    """
     if recording.last is None:
         raise ValueError("nothing was observed")
     seconds = recording.times[-1] - recording.times[0]
-    polls = recording.counters.get("polls")
-    cycles = None if polls is None else int(polls[-1] - polls[0])
-    if cycles is not None and cycles >= CYCLES_NEEDED:
-        folded = fold(recording, "polls")
-        pace = Pace(seconds / max(1, folded.observations - 1), "at the pace seen", sample="polls")
-        if folded.observations >= CYCLES_NEEDED:
-            series = report_series(folded, pace)
-            return LiveResult(series, recording.last, recording.observations, cycles, seconds)
-    step = seconds / max(1, recording.observations - 1)
-    series = report_series(recording, Pace(step, "at the pace seen", sample="samples"))
-    careful = tuple(_rising(entry, cycles, step) for entry in series)
-    return LiveResult(careful, recording.last, recording.observations, cycles, seconds)
+    polls = [p for p in recording.counters.get("polls", ()) if not math.isnan(p)]
+    cycles = int(polls[-1] - polls[0]) if polls else None
+    width = _polls_between_looks(polls)
+    folded = fold(recording, "polls", width) if polls else Recording()
+    rows = sum(not math.isnan(mark) for mark in folded.counters.get("polls", ()))
+    reasons: tuple[str, ...] = ()
+    if rows >= CYCLES_NEEDED:
+        series = _per_poll(folded, width)
+    else:
+        step = seconds / max(1, recording.observations - 1)
+        why, needed = _too_few(cycles, rows, width)
+        over_time = report_series(recording, Pace(step, sample="samples"))
+        series = tuple(_rising(entry, why, needed, step) for entry in over_time)
+        reasons = (why,)
+    return LiveResult(series, recording.last, recording.observations, cycles, seconds, reasons)
 
 
-def fold(recording: Recording, counter: str) -> Recording:
-    """One row per value of the counter: the least of each resource while it stood there.
+def fold(recording: Recording, counter: str, width: int = 1) -> Recording:
+    """One row per `width` steps of the counter that were seen whole: the least of each resource in them.
 
-    What is open in the middle of a cycle is not there at its trough, so the least is what stays.
+    What is open in the middle of a cycle is not there at its trough, so the least is what stays. Rows are
+    equally far apart in steps, as `judge` needs them, whatever the pace; one without a look is NaN. Looks
+    that did not find the counter are left out.
     """
     marks = recording.counters[counter]
+    known = [i for i, mark in enumerate(marks) if not math.isnan(mark)]
+    looks = {row: list(of) for row, of in groupby(known, lambda i: (marks[i] - marks[known[0]]) // width)}
     folded = Recording()
     folded.last = recording.last
-    starts = [i for i in range(len(marks)) if i == 0 or marks[i] != marks[i - 1]]
-    spans = list(zip(starts, [*starts[1:], len(marks)], strict=True))
-    # The first and the last cycle were not seen whole.
-    for begin, end in spans[1:-1]:
+    whole = list(looks)[1:-1]
+    for row in range(int(whole[0]), int(whole[-1]) + 1) if whole else ():
+        of = looks.get(row, [])
         folded.add_row(
-            {name: _least(recording.values(name)[begin:end]) for name in recording.resources},
-            {name: column[begin] for name, column in recording.counters.items() if name != "seconds"},
-            recording.times[begin],
+            {name: _least([recording.values(name)[i] for i in of]) for name in recording.resources},
+            {
+                name: c[of[0]] if of else math.nan
+                for name, c in recording.counters.items()
+                if name != "seconds"
+            },
+            recording.times[of[0]] if of else math.nan,
         )
     return folded
 
@@ -101,17 +121,61 @@ def _least(values: list[float]) -> float:
     return min(known) if known else math.nan
 
 
-def _rising(entry: SeriesReport, cycles: int | None, step: float) -> SeriesReport:
-    seen = "the process has no status page" if cycles is None else f"only {cycles} polls were seen"
-    why = (
-        f"{seen}, so a cycle of the program cannot be told from a leak: rising at most, never leak or stable"
+def _polls_between_looks(polls: list[float]) -> int:
+    """The width of a row: three quarters of the polls lie between looks no further apart; the rest leaves gaps."""
+    steps = sorted(b - a for a, b in pairwise(polls) if b > a)
+    most, passed = 0.75 * sum(steps), 0.0
+    for step in steps:
+        passed += step
+        if passed >= most:
+            return int(step)
+    return 1
+
+
+def _per_poll(folded: Recording, width: int) -> tuple[SeriesReport, ...]:
+    """Judge the rows, and state per poll what was found per row."""
+    pace = Pace((folded.times[-1] - folded.times[0]) / (folded.observations - 1), sample="rows")
+    # The same growth per poll is tolerated however many of them a row spans.
+    judged = report_series(folded, pace, tolerance=TOLERANCE["fd"] * width)
+    return tuple(_in_polls(entry, width) for entry in judged)
+
+
+def _in_polls(entry: SeriesReport, each: int) -> SeriesReport:
+    rate = entry.rate
+    # A rate per step of the counter that drives growth is not one per row.
+    if rate is not None and rate.per == "rows":
+        rate = replace(rate, per="polls", value=rate.value / each, low=rate.low / each, high=rate.high / each)
+    said = () if each == 1 else (f"one sample spans {each} polls: they were faster than the looks",)
+    return replace(
+        entry,
+        cycles=entry.cycles * each,
+        rate=rate,
+        upper_bound=None if entry.upper_bound is None else entry.upper_bound / each,
+        samples_needed=None if entry.samples_needed is None else entry.samples_needed * each,
+        evidence=(*entry.evidence, *said),
     )
+
+
+def _too_few(cycles: int | None, rows: int, width: int) -> tuple[str, int | None]:
+    """Why polls cannot be judged one by one, and how many more would do (None: none would)."""
+    care = "so a cycle of the program cannot be told from a leak: rising at most, never leak or stable"
+    if cycles is None:
+        return f"the process has no status page, {care}", None
+    # Where the counter stood still, the poll under way at the first look is yet to end.
+    needed = (CYCLES_NEEDED - rows + (cycles == 0)) * width
+    if width == 1:
+        return f"only {rows} whole polls were seen and {CYCLES_NEEDED} are needed, {care}", needed
+    seen = f"the {cycles} polls seen were faster than the looks and make only {rows} samples"
+    more = f"{CYCLES_NEEDED} are needed (watch longer, or with a shorter --interval)"
+    return f"{seen}, {more}, {care}", needed
+
+
+def _rising(entry: SeriesReport, why: str, needed: int | None, step: float) -> SeriesReport:
     rate = entry.rate
     if rate is not None and rate.per == "samples" and step > 0:
         rate = replace(
             rate, per="seconds", value=rate.value / step, low=rate.low / step, high=rate.high / step
         )
-    needed = None if cycles is None else max(1, CYCLES_NEEDED - cycles)
     return replace(
         entry,
         verdict="growing" if entry.verdict in ("leak", "growing") else "undecided",
