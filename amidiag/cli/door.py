@@ -1,11 +1,12 @@
-"""What every command shares at the door: the JSON flag, the envelope, errors as one line, consoles."""
+"""What every command shares at the door: the JSON flag, the envelope, errors as one line, both outputs."""
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -25,6 +26,65 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+class Output:
+    """Standard output or standard error, as a stream that a command may write to without a care.
+
+    Where the reader has left (`… | head`) the rest goes nowhere and the command keeps its own exit code.
+    What else stops standard output, a full disk say, is a CommandError; standard error is only a
+    commentary, and there nobody could be told.
+    """
+
+    def __init__(self, stream: TextIO | None, name: str | None) -> None:
+        # None is what Python gives where the descriptor was closed by the caller (`>&-`).
+        self._stream = stream
+        self._name = name
+        self.encoding = "utf-8" if stream is None else stream.encoding
+
+    def write(self, text: str) -> int:
+        """Write, and flush: what fails must fail here and not when the interpreter ends."""
+        try:
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
+        except OSError as e:
+            self._discard()
+            if self._name is not None and not isinstance(e, BrokenPipeError):
+                raise CommandError(
+                    f"cannot write to {self._name}: {e.strerror}", ExitCode.CANNOT_OBSERVE
+                ) from e
+        return len(text)
+
+    def flush(self) -> None:
+        """What is still buffered, by whoever wrote it."""
+        self.write("")
+
+    def isatty(self) -> bool:
+        """Whether a person is looking."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor. Raises OSError where there is none."""
+        if self._stream is None:
+            raise OSError("closed")
+        return self._stream.fileno()
+
+    def _discard(self) -> None:
+        """Let the rest go nowhere: else the interpreter complains of it at its end, with exit code 120."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+
+
+def stdout() -> Output:
+    """For results."""
+    return Output(sys.stdout, "standard output")
+
+
+def stderr() -> Output:
+    """For progress and errors."""
+    return Output(sys.stderr, None)
+
+
 def envelope(command: str, exit_code: int, **parts: Any) -> Envelope:
     """An envelope for this host and this moment."""
     from amidiag.report.as_json import now
@@ -38,37 +98,32 @@ def print_json(report: Envelope) -> None:
     """The envelope on standard output, and nothing else there."""
     from amidiag.report.as_json import envelope_text
 
-    sys.stdout.write(envelope_text(report) + "\n")
-    sys.stdout.flush()
+    stdout().write(envelope_text(report) + "\n")
 
 
 def out() -> Console:
     """The console for tables: standard output, colours only on a terminal, NO_COLOR honoured."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    stream = cast(IO[str], stdout())
+    console = Console(file=stream, highlight=False)
     # Into a file or a pipe nobody wants tables folded at 80 columns.
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    return console if console.is_terminal else Console(file=stream, highlight=False, width=120)
 
 
 def err() -> Console:
     """The console for progress and warnings: standard error."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(file=cast(IO[str], stderr()), highlight=False)
 
 
-def report_error(command: str, text: str, exit_code: int, *, as_json: bool) -> int:
-    """One clear line on standard error; with `--json` the envelope too, its note carrying the same text."""
-    sys.stderr.write(f"amidiag: {text}\n")
+def report_error(command: str, text: str, exit_code: int, *, as_json: bool, shown: str | None = None) -> int:
+    """One clear line on standard error (or `shown`); with `--json` the envelope too, `text` in its notes."""
+    stderr().write(f"amidiag: {text}\n" if shown is None else shown)
     if as_json:
-        print_json(replace(envelope(command, exit_code), notes=(text,)))
+        try:
+            print_json(replace(envelope(command, exit_code), notes=(text,)))
+        except CommandError as unwritable:
+            stderr().write(f"amidiag: {unwritable}\n")
     return exit_code
-
-
-def worst(*codes: int) -> int:
-    """The exit code of several results: a finding outweighs undecided, undecided outweighs clean."""
-    for code in (ExitCode.FINDING, ExitCode.UNDECIDED):
-        if code in codes:
-            return code
-    return ExitCode.CLEAN

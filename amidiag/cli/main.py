@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ import click
 import typer
 
 from amidiag.cli import fds, gate, rate, schema, soak
-from amidiag.cli.door import CommandError, report_error
+from amidiag.cli.door import CommandError, report_error, stderr, stdout
 from amidiag.model import ExitCode
 from amidiag.procfs.errors import CannotObserve
 
@@ -30,13 +32,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _INTERRUPTED = 130
+_BUG = 70  # EX_SOFTWARE of sysexits.h; 1 would say "a finding"
+_CANNOT = ExitCode.CANNOT_OBSERVE
+_STARTING = (soak, gate)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        sys.stdout.write(f"amidiag {version('amidiag')}\n")
+        stdout().write(f"amidiag {version('amidiag')}\n")
         raise typer.Exit
 
 
@@ -49,21 +54,25 @@ def _options(
     """Finds, proves and fixes resource leaks in long-running PyTorch workers."""
 
 
-def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
-    """Turn Ctrl-C into our own error before typer turns it into a silent exit."""
+def _interruptible(command: Callable[..., int], interrupted: str) -> Callable[..., int]:
+    """Turn what typer would end silently, with exit code 1, into our own errors: Ctrl-C and EPIPE."""
 
     @functools.wraps(command)
     def run_command(*args: Any, **options: Any) -> int:
         try:
             return command(*args, **options)
         except KeyboardInterrupt:
-            raise CommandError("interrupted; what was started has been ended", _INTERRUPTED) from None
+            raise CommandError(interrupted, _INTERRUPTED) from None
+        except BrokenPipeError as e:
+            # Not the reader of our output, which is no error (`door.Output`): something else has gone.
+            raise CommandError(f"the other end of a pipe or socket is gone: {e}", _CANNOT) from e
 
     return run_command
 
 
 for _module in (fds, rate, soak, gate, schema):
-    app.command(_module.NAME, epilog=_module.EXAMPLES)(_interruptible(_module.command))
+    _interrupted = "interrupted; what was started has been ended" if _module in _STARTING else "interrupted"
+    app.command(_module.NAME, epilog=_module.EXAMPLES)(_interruptible(_module.command, _interrupted))
 
 
 def main(arguments: list[str]) -> int:
@@ -72,28 +81,81 @@ def main(arguments: list[str]) -> int:
     command = next((word for word in arguments if not word.startswith("-")), "")
     try:
         return int(app(arguments, standalone_mode=False) or 0)
+    except SystemExit as e:
+        # typer's way with a closed pipe in what it prints by itself: help.
+        if isinstance(e.__context__, BrokenPipeError):
+            return ExitCode.CLEAN
+        raise
     except click.UsageError as e:
-        e.show()
-        code, text = ExitCode.USAGE, None
-    except CannotObserve as e:
-        code, text = ExitCode.CANNOT_OBSERVE, str(e)
-    except CommandError as e:
-        code, text = e.exit_code, str(e)
-    except ModuleNotFoundError as e:
-        if e.name is None or e.name.split(".")[0] in ("amidiag", "worker"):
-            raise
-        text = f"{command} needs {e.name}, which is not installed: pip install 'amidiag[worker,soak]'"
-        code = ExitCode.USAGE
-    except BrokenPipeError:
-        # `amidiag … | head`: the reader has had enough. Keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code, text = ExitCode.CLEAN, None
-    return code if text is None else report_error(command, text, code, as_json=as_json)
+        with io.StringIO() as shown:
+            e.show(file=shown)
+            return report_error(
+                command, e.format_message(), ExitCode.USAGE, as_json=as_json, shown=shown.getvalue()
+            )
+    # Whatever it is: Python would end with exit code 1, which says "a finding" to a script or a CI job.
+    except (Exception, KeyboardInterrupt) as e:  # noqa: BLE001
+        text, code = _explain(e, command)
+        return report_error(command, text, code, as_json=as_json)
+
+
+def _explain(error: BaseException, command: str) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    match error:
+        case CommandError():
+            text, code = str(error), error.exit_code
+        case CannotObserve():
+            text, code = str(error), _CANNOT
+        case click.ClickException():
+            text, code = error.format_message(), ExitCode.USAGE
+        case KeyboardInterrupt() | click.Abort():
+            text, code = "interrupted", _INTERRUPTED
+        case ModuleNotFoundError() if error.name and error.name.split(".")[0] not in ("amidiag", "worker"):
+            missing = f"{command} needs {error.name}, which is not installed"
+            text, code = f"{missing}: pip install 'amidiag[worker,soak]'", ExitCode.USAGE
+        case OSError():
+            # The system's own text, which names the file where there is one.
+            _debug(error)
+            text, code = f"{command or 'amidiag'} failed: {error}", _CANNOT
+        case _ if _is_dead_server(error):
+            text, code = str(error), _CANNOT
+        case _:
+            _debug(error)
+            hint = "" if _debugging() else "; run it again with AMIDIAG_DEBUG=1 for the traceback"
+            text, code = f"this is a bug in amidiag: {type(error).__name__}: {error}{hint}", _BUG
+    return text, code
+
+
+def _is_dead_server(error: BaseException) -> bool:
+    # Without the soak there is none, and `amidiag fds` must not pay for its import.
+    if "amidiag.soak.antenna" not in sys.modules:
+        return False
+    from amidiag.soak.antenna import AntennaServerError
+
+    return isinstance(error, AntennaServerError)
+
+
+def _debugging() -> bool:
+    return os.environ.get("AMIDIAG_DEBUG", "") not in ("", "0")
+
+
+def _debug(error: BaseException) -> None:
+    if _debugging():
+        stderr().write("".join(traceback.format_exception(error)))
 
 
 def run() -> None:
     """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a process is any bytes, and the terminal may know ASCII only.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    code = main(sys.argv[1:])
+    try:
+        stdout().flush()
+    except CommandError as e:
+        # What went before may be this very failure, and has then been said.
+        code = code or report_error("", str(e), e.exit_code, as_json=False)
+    stderr().flush()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
-from amidiag.cli.door import Json, envelope, err, out, print_json, worst
+from amidiag.cli.door import Json, envelope, err, out, print_json, stderr
 from amidiag.model import ExitCode, RateData
-
-if TYPE_CHECKING:
-    from amidiag.series.live import LiveResult
 
 NAME = "rate"
 EXAMPLES = """\b
@@ -21,7 +19,7 @@ Examples:
   amidiag rate 4711 --for 10m       a slow leak needs longer
   amidiag rate 4711 --for 2m --json | jq '.series[] | select(.verdict == "leak")'
 Reads /proc and the worker's status page only; nothing is stopped and nothing written.
-Exit codes: 0 certified flat, 1 a leak, 3 cannot observe, 4 rising or undecided."""
+Exit codes: 0 FDs certified flat and nothing rising, 1 a leak, 3 cannot observe, 4 rising or undecided."""
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|)")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -29,9 +27,17 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def _seconds(text: str) -> float:
     match = _SPAN.fullmatch(text)
-    if match is None or float(match[1]) <= 0:
+    # So many digits that they are no number any more are infinite.
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise typer.BadParameter(f"{text!r} is no time: write 45s, 10m or 2h")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _finite(value: float | None) -> float | None:
+    # The `min` of an option lets NaN pass, and infinity.
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of seconds")
+    return value
 
 
 def command(
@@ -39,7 +45,11 @@ def command(
     span: Annotated[str, typer.Option("--for", help="How long to watch: 45s, 10m, 2h.")] = "30s",
     interval: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Seconds between observations; chosen by their cost if left out."),
+        typer.Option(
+            min=0.01,
+            callback=_finite,
+            help="Seconds between observations; chosen by their cost if left out.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -63,7 +73,7 @@ def command(
     root = result.last.processes[0]
     settings = root.status.settings if root.status else {}
     findings = diagnose(Context(root, result.series, settings))
-    code = _exit_code(result, bool(findings))
+    code = exit_code({s.resource: s.verdict for s in result.series}, found=bool(findings))
     data = RateData(result.seconds, result.samples, result.cycles)
     report = envelope(
         NAME,
@@ -73,7 +83,7 @@ def command(
         series=result.series,
         findings=findings,
         data=data,
-        notes=result.last.notes,
+        notes=(*result.last.notes, *result.reasons),
     )
     if as_json:
         print_json(report)
@@ -85,12 +95,15 @@ def command(
     return code
 
 
-def _exit_code(result: LiveResult, found: bool) -> int:
-    if found or any(s.verdict == "leak" for s in result.series):
+def exit_code(verdicts: Mapping[str, str], *, found: bool) -> int:
+    """From the verdict of each resource, and whether there are findings.
+
+    Memory takes longer to certify than a person waits, so flat is said of FDs; but nothing may be rising.
+    """
+    if found or "leak" in verdicts.values():
         return ExitCode.FINDING
-    # Memory takes longer to certify than a person waits; the question here is whether something leaks.
-    fds = [s for s in result.series if s.resource == "fd"]
-    return worst(*(ExitCode.CLEAN if s.verdict == "stable" else ExitCode.UNDECIDED for s in fds))
+    flat = verdicts.get("fd") == "stable" and "growing" not in verdicts.values()
+    return ExitCode.CLEAN if flat else ExitCode.UNDECIDED
 
 
 class _Progress:
@@ -104,8 +117,8 @@ class _Progress:
     def __call__(self, gone: float, fds: int) -> None:
         last = gone >= self.seconds
         if self.console.is_terminal:
-            sys.stderr.write(f"\r{gone:6.1f} of {self.seconds:.0f} s, {fds:,} FDs " + ("\n" if last else ""))
-            sys.stderr.flush()
+            end = "\n" if last else ""
+            stderr().write(f"\r{gone:6.1f} of {self.seconds:.0f} s, {fds:,} FDs {end}")
         elif gone >= self.next or last:
             self.next = gone + 10
-            sys.stderr.write(f"{gone:.0f} of {self.seconds:.0f} s, {fds:,} FDs\n")
+            stderr().write(f"{gone:.0f} of {self.seconds:.0f} s, {fds:,} FDs\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+
+from amidiag.cli.door import stdout
 
 NAME = "schema"
 EXAMPLES = "Example: amidiag schema > amidiag.schema.json"
@@ -13,5 +14,5 @@ def command() -> int:
     """Print the JSON Schema that every command's --json output satisfies."""
     from amidiag.report.json_schema import schema
 
-    sys.stdout.write(json.dumps(schema(), indent=1) + "\n")
+    stdout().write(json.dumps(schema(), indent=1) + "\n")
     return 0
