@@ -129,8 +129,8 @@ def time_of_a_decision(points: int) -> str:
     """Median time of one decision over 200, and what our peers take."""
     rng = random.Random(1)
     series = {
-        "FDs": families.leak_under_bursts(rng, points),
-        "bytes": families.quarter_mib_in_noise(rng, points),
+        "FDs": families.LEAKING["leak_under_bursts"](rng, points),
+        "bytes": families.LEAKING["quarter_mib_in_noise"](rng, points),
     }
     rules: dict[str, Callable[[families.Series], object]] = {
         "judge": lambda one: judge(one.values, one.unit),

@@ -22,9 +22,9 @@ from amidiag.series.rise import Rise, grain, largest_fall, measure, residual_var
 TOLERANCE: dict[Unit, float] = {"fd": 0.01, "thread": 0.01, "byte": 65536.0}
 """Growth per sample below which a series counts as stable, where the caller names none.
 
-One FD or thread in 100 samples: a worker that polls every 5 s would take 11 months to lose 65,536
-FDs at that rate, and a flat series certifies it after 462 samples. 64 KiB: a quarter of the leak
-that issue hunting starts at; a flat series needs 109 samples, a noisy one more.
+One FD or thread in 100 samples: at a poll every 5 s, a year to 65,536 FDs. A flat series certifies it
+after 462 samples. 64 KiB: a quarter of the leak of +256 KiB per cycle of FACTS 9; a flat series
+needs 108 samples, a noisy one more.
 """
 
 LEAST_RISE: dict[Unit, float] = {"fd": 3.0, "thread": 3.0, "byte": float(MIB)}
