@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,32 +46,54 @@ def command(
     from amidiag.report.junit import junit_xml
     from amidiag.soak.gate import checks, gate_exit_code
 
-    if junit is not None:
-        _writable(junit)
-    result = run_recipe(recipe, seed, cycles, keep)
+    with _broken_until_it_ends(junit, recipe):
+        result = run_recipe(recipe, seed, cycles, keep)
     found = checks(result)
     code = gate_exit_code(found, undecided_passes=undecided is Undecided.PASS)
     if junit is not None:
-        _write_whole(junit, junit_xml(f"amidiag gate {result.recipe.name}", cases(found)))
+        _write(junit, junit_xml(f"amidiag gate {result.recipe.name}", cases(found)))
     if as_json:
         print_json(soak_envelope(NAME, result, code, gate=found))
     else:
-        for part in gate_report(found, code):
+        for part in gate_report(result, found, code):
             out().print(part)
     return code
 
 
-def _writable(path: Path) -> None:
-    # Before minutes of soak, not after them.
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CommandError(f"cannot write {path}: no such directory, or it is not writable", ExitCode.USAGE)
+@contextlib.contextmanager
+def _broken_until_it_ends(junit: Path | None, recipe: str) -> Iterator[None]:
+    """Put a report that says `error` where the report will be, before minutes of soak and not after them.
 
+    So a place that cannot be written to is refused at once, and whatever ends the soak (a worker
+    that does not run, Ctrl-C, the out-of-memory killer, a full disk) no old, green report stays.
 
-def _write_whole(path: Path, text: str) -> None:
+    Raises:
+        CommandError: the report cannot be written.
+    """
+    if junit is None:
+        yield
+        return
+    _write(junit, _error_xml(recipe, "the soak did not end: it was killed, or still runs"))
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as scratch:
-            scratch.write(text)
-        Path(scratch.name).chmod(0o644)
-        Path(scratch.name).replace(path)
+        yield
+    except BaseException as e:
+        # A full disk may refuse the reason; what is there says `error` too.
+        with contextlib.suppress(CommandError):
+            _write(junit, _error_xml(recipe, str(e) or type(e).__name__))
+        raise
+
+
+def _error_xml(recipe: str, text: str) -> str:
+    from amidiag.report.junit import Case, junit_xml
+
+    first = text.partition("\n")[0]
+    return junit_xml(f"amidiag gate {Path(recipe).stem}", [Case("soak", "run", "error", first, text)])
+
+
+def _write(path: Path, text: str) -> None:
+    from amidiag.diagnosis.whole_file import write_whole
+
+    try:
+        write_whole(path, text)
     except OSError as e:
         raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from amidiag.diagnosis.whole_file import write_whole
 from amidiag.model import Finding
 
 
@@ -24,26 +25,26 @@ def chosen(findings: Iterable[Finding]) -> dict[str, str]:
 def write_mitigations(path: Path, findings: Iterable[Finding]) -> dict[str, str]:
     """Put the settings of `findings` into the file, keeping its other lines; returns what was written.
 
-    The new file replaces the old one in one step; its mode is kept.
+    The file is replaced in one step and keeps owner, group and mode; a symlink stays one
+    (`whole_file.write_whole`). A new file is for its owner alone, as secrets will follow.
 
     Raises:
-        OSError: the directory cannot be written to, or the disk is full; the old file is as it was.
+        OSError: it cannot be read, its directory cannot be written to, the disk is full, or the
+            owner cannot be kept; the old file is as it was.
+        UnicodeDecodeError: the file is not UTF-8.
     """
     from dotenv import set_key
 
     settings = chosen(findings)
     if not settings:
         return {}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        if path.exists():
+    # In a private directory: python-dotenv writes beside its file, and leaves that there on a full disk.
+    with tempfile.TemporaryDirectory() as private:
+        scratch = Path(private, "env")
+        with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(path, scratch)
-            shutil.copymode(path, scratch)
         for setting, value in settings.items():
             set_key(scratch, setting, value, quote_mode="never")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        text = scratch.read_text("utf-8")
+    write_whole(path, text, mode=0o600)
     return settings

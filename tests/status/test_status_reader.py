@@ -19,7 +19,6 @@ from amidiag.target.status_page import PAGE_SIZE, TEXT_AT, W_TEXT_LEN, W_TEXT_SE
 
 NOBODY = 65534
 Start = Callable[..., subprocess.Popen[str]]
-AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="another user can only be had as root")
 
 LATE = """
 import sys
@@ -203,7 +202,7 @@ def test_page_is_believed_only_for_a_process_of_its_owner(page: StatusPage) -> N
         read_page(page.path, owner=os.getuid() + 1)
 
 
-@AS_ROOT
+@pytest.mark.root
 def test_page_of_another_user_is_not_believed(page: StatusPage) -> None:
     me, reader = identify(os.getpid()), StatusReader()
     assert page.path is not None
@@ -215,7 +214,7 @@ def test_page_of_another_user_is_not_believed(page: StatusPage) -> None:
         read_page(page.path)
 
 
-@AS_ROOT
+@pytest.mark.root
 def test_root_reads_the_worker_of_a_user(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     # Not under pytest's own directory, where `nobody` may not go.
     directory = tempfile.mkdtemp()
