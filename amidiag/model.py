@@ -373,6 +373,13 @@ class SoakData:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeList:
+    """What `soak list` has: the names of the shipped recipes."""
+
+    recipes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SettingEntry:
     """One setting of the worker: its effective value (masked where secret), and where that comes from."""
 
@@ -431,7 +438,7 @@ class Envelope:
     tree: TreeUse | None = None
     series: tuple[SeriesReport, ...] = ()
     findings: tuple[Finding, ...] = ()
-    data: RateData | SoakData | SettingsData | NoData = field(default_factory=NoData)
+    data: RateData | SoakData | RecipeList | SettingsData | NoData = field(default_factory=NoData)
     notes: tuple[str, ...] = ()
     schema: str = SCHEMA
 
@@ -440,6 +447,7 @@ DATA_OF: Mapping[str, type] = {
     "fds": NoData,
     "rate": RateData,
     "soak": SoakData,
+    "soak list": RecipeList,
     "gate": SoakData,
     "worker settings": SettingsData,
 }

@@ -106,16 +106,19 @@ def out() -> Console:
     from rich.console import Console
 
     stream = cast(IO[str], stdout())
-    console = Console(file=stream, highlight=False)
-    # Into a file or a pipe nobody wants tables folded at 80 columns.
-    return console if console.is_terminal else Console(file=stream, highlight=False, width=120)
+    # Names of arms and processes are text: square brackets in them are no markup.
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        # Into a file or a pipe nobody wants tables folded at 80 columns.
+        console.width = 120
+    return console
 
 
 def err() -> Console:
     """The console for progress and warnings: standard error."""
     from rich.console import Console
 
-    return Console(file=cast(IO[str], stderr()), highlight=False)
+    return Console(file=cast(IO[str], stderr()), highlight=False, markup=False, emoji=False)
 
 
 def report_error(command: str, text: str, exit_code: int, *, as_json: bool, shown: str | None = None) -> int:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from amidiag.cli.door import CommandError, Json, err, out, print_json
-from amidiag.model import ExitCode
+from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json
+from amidiag.model import ExitCode, Finding, RecipeList
 
 NAME = "soak"
 EXAMPLES = """\b
@@ -38,8 +38,11 @@ def command(
     from amidiag.soak.recipe_file import shipped
 
     if recipe == "list":
-        out().print("\n".join(shipped()))
-        return 0
+        if as_json:
+            print_json(envelope("soak list", ExitCode.CLEAN, data=RecipeList(shipped())))
+        else:
+            out().print("\n".join(shipped()))
+        return ExitCode.CLEAN
     from amidiag.cli.soaking import run_recipe, soak_envelope
     from amidiag.report.soak_report import soak_report
 
@@ -58,10 +61,12 @@ def command(
     return result.exit_code
 
 
-def _write(path: Path, findings: tuple[object, ...]) -> None:
+def _write(path: Path, findings: tuple[Finding, ...]) -> None:
     from amidiag.diagnosis.envfile import write_mitigations
-    from amidiag.model import Finding
 
-    written = write_mitigations(path, [f for f in findings if isinstance(f, Finding)])
+    try:
+        written = write_mitigations(path, findings)
+    except (OSError, UnicodeDecodeError) as e:
+        raise CommandError(f"the settings could not be written into {path}: {e}", ExitCode.USAGE) from e
     lines = ", ".join(f"{name}={value}" for name, value in written.items()) or "nothing: no setting was found"
     err().print(f"{path}: {lines}")

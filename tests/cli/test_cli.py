@@ -1,7 +1,6 @@
 """The door: one clear line and the documented exit code for what users do, on real processes."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -148,7 +147,7 @@ def test_process_at_its_fd_limit() -> None:
     assert data["processes"][0]["fds"]["soft_limit"] == 128
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="another user can only be had as root")
+@pytest.mark.root
 def test_process_of_another_user(target, tmp_path) -> None:
     # This checkout lies where `nobody` may not look: the modules are read by root, then the user is given up.
     code = (
@@ -218,6 +217,24 @@ def test_help_has_examples_and_exit_codes() -> None:
         assert done.returncode == 0
         assert f"  amidiag {command} " in done.stdout
     assert "Exit codes: 0 nothing wrong found, 1 a finding" in amidiag("--help").stdout
+
+
+def test_soak_list() -> None:
+    names = amidiag("soak", "list").stdout.split()
+    assert {"quickstart", "polling-only"} <= set(names)
+    data = json.loads(amidiag("soak", "list", "--json").stdout)
+    Draft202012Validator(schema()).validate(data)
+    assert data["data"]["recipes"] == names
+
+
+@pytest.mark.parametrize("option", ["--keep", "--write-env"])
+def test_an_unusable_path_is_refused_before_the_soak(option, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" if option == "--keep" else tmp_path
+    done = amidiag("soak", "polling-only", option, str(path))
+    assert done.returncode == 2
+    assert f"{path}" in done.stderr.splitlines()[-1]
+    assert "cycles" not in done.stderr
 
 
 def test_version() -> None:
