@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
+import threading
 import time
+import weakref
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+POKE = signal.SIGURG  # without a handler it is ignored, and nobody else sends it
+POKE_EVERY_S = 0.05
 
 
 class StopWaiting(BaseException):
-    """Raised by the signal handler inside `Drain.interruptible`, to leave a wait for work not yet begun.
+    """Raised in the main thread inside `Drain.interruptible`, to leave a wait for work not yet begun.
 
     No Exception: DataLoader, requests and urllib3 must let it through.
     """
@@ -21,21 +26,51 @@ class StopWaiting(BaseException):
 class Drain:
     """Whether the worker has been told to end.
 
-    Work in hand is never interrupted: the handler only sets `requested`. Where the main thread merely
-    waits (for a batch, for the server's answer to a poll, for the next poll) it does so inside
-    `interruptible`, and the handler raises `StopWaiting` there. No event or condition is used, since a
-    handler that runs while the main thread holds its lock would dead-lock.
+    Work in hand is never interrupted: only `requested` is set. Where the main thread merely waits (for a
+    batch, for the server's answer to a poll, for the next poll) it does so inside `interruptible`, and
+    `StopWaiting` is raised there. No event or condition is used, since a handler that runs while the main
+    thread holds its lock would dead-lock.
+
+    A Python handler for SIGTERM is not enough when a whole process group is told to end, as systemd does.
+    The kernel may give the signal to any thread, and a main thread that waits in a system call learns of
+    it when the call returns; and DataLoader's handler for SIGCHLD, which raises, may do so on top of ours
+    before its first line. So a thread reads the signals from the pipe into which the C handler writes them,
+    and pokes the main thread until that has left its wait.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._waiting = False
-        self._pid = os.getpid()
+        self._pipe: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
 
     def install(self) -> None:
-        """Take over the signals of this process. Forked loader processes ignore what they inherit."""
+        """Take over the signals of this process, from its main thread. Forked children have no part in it."""
+        reader, writer = self._pipe = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(POKE, self._on_poke)
+        self._thread = threading.Thread(
+            target=self._listen, args=(reader, threading.get_ident()), name="ami-drain", daemon=True
+        )
+        self._thread.start()
         for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+            signal.signal(number, _left_to_the_thread)
+        ref = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget_in_child(ref))
+
+    def uninstall(self) -> None:
+        """Give the signals back to Python's own handlers."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.set_wakeup_fd(-1)
+        if self._pipe is not None and self._thread is not None:
+            reader, writer = self._pipe
+            os.close(writer)
+            self._thread.join()
+            os.close(reader)
+            self._pipe = self._thread = None
+        signal.signal(POKE, signal.SIG_DFL)
 
     def interruptible(self) -> Drain:
         """A context in which a signal raises `StopWaiting`; raised on entry where one came before."""
@@ -60,14 +95,44 @@ class Drain:
     ) -> None:
         self._waiting = False
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            return
+    def _listen(self, reader: int, main: int) -> None:
+        more = select.poll()
+        more.register(reader, select.POLLIN)
+        while True:
+            if self.requested and self._waiting:
+                signal.pthread_kill(main, POKE)
+                time.sleep(POKE_EVERY_S)
+                if not more.poll(0):
+                    continue
+            numbers = os.read(reader, 64)
+            if not numbers:
+                return
+            for number in numbers:
+                if number in SIGNALS:
+                    self._told(number)
+
+    def _told(self, number: int) -> None:
         if self.requested:
             for child in multiprocessing.active_children():
                 child.kill()
             os._exit(128 + number)
         self.requested = True
-        if self._waiting:
+
+    def _on_poke(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and self._waiting:
             self._waiting = False
             raise StopWaiting
+
+
+def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """Only with a handler in Python does the C handler write to the pipe."""
+
+
+def _forget_in_child(ref: weakref.ref[Drain]) -> None:
+    drain = ref()
+    if drain is not None and drain._pipe is not None:
+        # Else a signal to the child would be read as one to its parent.
+        signal.set_wakeup_fd(-1)
+        for end in drain._pipe:
+            os.close(end)
+        drain._pipe = drain._thread = None

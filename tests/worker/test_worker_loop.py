@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from amidiag.soak.traps import TrapSpec
 from amidiag.target.status_page import StatusPage
 from worker.answers import answer, detect
 from worker.antenna.schemas import Task, UnauthorizedError
-from worker.draining import SIGNALS, Drain
 from worker.ingest.batch import Batch, Failure
 from worker.loop import Worker
 from worker.pipelines import Detection, load_pipeline
@@ -167,22 +165,6 @@ def test_a_token_refused_on_any_call_ends_the_run(server: AntennaServer, worker:
     with pytest.raises(UnauthorizedError, match="401"):
         worker(server).run(max_polls=3)
     assert active_children() == []
-
-
-def test_a_signal_ends_a_sleep_and_the_next_one_does_not_begin() -> None:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    drain = Drain()
-    drain.install()
-    try:
-        alarm = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM])
-        alarm.start()
-        drain.sleep(600)
-        drain.sleep(600)
-        assert drain.requested
-        alarm.join()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Fragile:
