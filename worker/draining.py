@@ -56,8 +56,7 @@ class Drain:
         self._thread.start()
         for number in SIGNALS:
             signal.signal(number, _left_to_the_thread)
-        ref = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _forget_in_child(ref))
+        _keep_out_of_forks(weakref.ref(self))
 
     def uninstall(self) -> None:
         """Give the signals back to Python's own handlers."""
@@ -128,11 +127,26 @@ def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
     """Only with a handler in Python does the C handler write to the pipe."""
 
 
-def _forget_in_child(ref: weakref.ref[Drain]) -> None:
-    drain = ref()
-    if drain is not None and drain._pipe is not None:
-        # Else a signal to the child would be read as one to its parent.
-        signal.set_wakeup_fd(-1)
-        for end in drain._pipe:
-            os.close(end)
-        drain._pipe = drain._thread = None
+def _keep_out_of_forks(ref: weakref.ref[Drain]) -> None:
+    """A signal to a forked child must not be read as one to its parent.
+
+    Both have the same pipe until the child has let go of it: so long it holds the signals back.
+    """
+    forking = threading.local()
+
+    def hold_back() -> None:
+        forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+
+    def forget() -> None:
+        drain = ref()
+        if drain is not None and drain._pipe is not None:
+            signal.set_wakeup_fd(-1)
+            for end in drain._pipe:
+                os.close(end)
+            drain._pipe = drain._thread = None
+        go_on()
+
+    os.register_at_fork(before=hold_back, after_in_parent=go_on, after_in_child=forget)

@@ -20,6 +20,10 @@ from worker.draining import Drain
 
 pytestmark = pytest.mark.timeout(60)
 
+# Runs in a forked child before what a drain does there, as it is registered first.
+first_in_child: list[Callable[[], None]] = []
+os.register_at_fork(after_in_child=lambda: [act() for act in first_in_child])
+
 
 @pytest.fixture
 def drain() -> Iterator[Drain]:
@@ -78,21 +82,23 @@ def test_a_handler_that_raises_on_top_of_ours_does_not_lose_the_signal(drain: Dr
     assert drain.requested
 
 
+def signal_myself() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_to_a_forked_child_is_not_one_to_the_worker(drain: Drain) -> None:
+    """Neither while it is being forked nor later: a whole group may be told to end at any moment."""
     before = set(os.listdir("/proc/self/fd"))
-    child = get_context("fork").Process(target=_signal_itself)
+    first_in_child.append(signal_myself)
+    child = get_context("fork").Process(target=signal_myself)
     child.start()
+    first_in_child.clear()
     child.join(30)
     assert child.exitcode == 0
     child.close()
     drain.sleep(0.3)
     assert not drain.requested
     assert set(os.listdir("/proc/self/fd")) == before
-
-
-def _signal_itself() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.2)
 
 
 def test_what_was_installed_can_be_taken_back() -> None:
