@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import multiprocessing
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ def _start_methods() -> str:
     return ", ".join(sorted(multiprocessing.get_all_start_methods()))
 
 
+class _MustBeError(ValueError):
+    """Its text is what the setting must be, where `allowed` in the setting's own words is not close enough."""
+
+
 class WorkerSettings(BaseModel):
     """The effective settings. Built by `read`, which turns every mistake into one clear line.
 
@@ -55,7 +60,7 @@ class WorkerSettings(BaseModel):
     from and which variables nobody reads, which pydantic-settings does not tell.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     antenna_api_base_url: str = _setting(
         "http://localhost:8000/api/v2",
@@ -143,9 +148,26 @@ class WorkerSettings(BaseModel):
     @classmethod
     def _is_http(cls, value: str) -> str:
         parts = urlsplit(value.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        # A wrong port raises ValueError by itself.
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("no such URL")
+        if "@" in parts.netloc:
+            raise ValueError("the address is logged and shown")
+        if parts.query or parts.fragment:
+            raise _MustBeError(
+                "an http:// or https:// URL without ? and #, to which the paths of the API are added"
+            )
         return value.strip().rstrip("/")
+
+    @field_validator("antenna_api_auth_token")
+    @classmethod
+    def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
+        # A secret that is read from a file often ends with a line break.
+        token = value.get_secret_value().strip()
+        if not (token.isascii() and token.isprintable()):
+            # http.client would refuse it with an error that quotes it, in the log.
+            raise _MustBeError("printable ASCII text, since it is sent in a header")
+        return SecretStr(token)
 
     @field_validator("antenna_api_dataloader_mp_context")
     @classmethod
@@ -277,7 +299,8 @@ def _read_file(path: Path, must_exist: bool) -> dict[str, str]:
         return {}
     try:
         with path.open(encoding="utf-8") as stream:
-            return {k.upper(): v for k, v in dotenv_values(stream=stream).items() if v is not None}
+            # A name without = is no value: better refused or reported than silently ignored.
+            return {k.upper(): v or "" for k, v in dotenv_values(stream=stream).items()}
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
         raise SettingsError([Problem("--env-file", str(path), "a readable file", str(reason))]) from None
@@ -297,12 +320,19 @@ def _sources(environ: Mapping[str, str], in_file: Mapping[str, str], path: str) 
 
 def _problems(error: ValidationError, sources: Mapping[str, str]) -> list[Problem]:
     problems = []
-    for one in error.errors(include_url=False, include_context=False):
+    for one in error.errors(include_url=False):
         name = env_name(str(one["loc"][0]))
         info = fields()[name]
-        value = None if is_secret(info) else str(one["input"])
-        problems.append(Problem(name, value, allowed(info), sources.get(name, "default")))
+        value = None if is_secret(info) else _without_secrets(str(one["input"]))
+        cause = one.get("ctx", {}).get("error")
+        must_be = str(cause) if isinstance(cause, _MustBeError) else allowed(info)
+        problems.append(Problem(name, value, must_be, sources.get(name, "default")))
     return problems
+
+
+def _without_secrets(value: str) -> str:
+    """A value as it may be shown: of a URL neither user name and password nor query."""
+    return re.sub(r"\?.*", "?…", re.sub(r"^(\w+://)?.*@", r"\1…@", value, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:

@@ -60,7 +60,7 @@ def test_the_environment_wins_over_the_file_and_the_source_is_told(tmp_path: Pat
     ("name", "value", "allowed"),
     [
         ("AMI_ANTENNA_API_BASE_URL", "localhost:8000", "http://"),
-        ("AMI_ANTENNA_API_BASE_URL", "http://me:secret@host/api/v2", "without a user name"),
+        ("AMI_ANTENNA_API_BASE_URL", "http://host:99999/api/v2", "http://"),
         ("AMI_NUM_WORKERS", "-1", "≥ 0"),
         ("AMI_NUM_WORKERS", "two", "whole number"),
         ("AMI_ANTENNA_API_BATCH_SIZE", "0", "≥ 1"),
@@ -69,6 +69,9 @@ def test_the_environment_wins_over_the_file_and_the_source_is_told(tmp_path: Pat
         ("AMI_ANTENNA_API_DATALOADER_PIN_MEMORY", "maybe", "true, false, auto"),
         ("AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR", "0", "≥ 1"),
         ("AMI_ANTENNA_API_DATALOADER_TIMEOUT_S", "-1", "≥ 0"),
+        ("AMI_ANTENNA_API_DATALOADER_TIMEOUT_S", "inf", "≥ 0"),
+        ("AMI_ANTENNA_IDLE_SLEEP_SECONDS", "inf", "≥ 0"),
+        ("AMI_ANTENNA_UNREACHABLE_LIMIT_S", "inf", "> 0"),
         ("AMI_ANTENNA_API_DATALOADER_LIFETIME", "worker", "comes in a later version"),
         ("AMI_ANTENNA_MAX_PENDING_POSTS", "0", "≥ 1"),
         ("AMI_ANTENNA_UNREACHABLE_LIMIT_S", "0", "> 0"),
@@ -81,6 +84,48 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     (problem,) = e.value.problems
     assert (problem.setting, problem.value) == (name, value)
     assert allowed in problem.allowed
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "allowed"),
+    [
+        ("http://me:hush@host/api/v2", "http://…@host/api/v2", "without a user name"),
+        ("http://:hush@host/api/v2", "http://…@host/api/v2", "without a user name"),
+        ("http://me:hu/hush@host/api/v2", "http://…@host/api/v2", "without a user name"),
+        ("me:hush@host/api/v2", "…@host/api/v2", "http://"),
+        ("http://host/api/v2?token=hush", "http://host/api/v2?…", "without ?"),
+    ],
+)
+def test_a_secret_in_the_address_is_refused_and_not_repeated(value: str, shown: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as e:
+        read(NO_FILE, {"AMI_ANTENNA_API_BASE_URL": value})
+    (problem,) = e.value.problems
+    assert problem.value == shown
+    assert allowed in problem.allowed
+    assert "hush" not in str(e.value)
+
+
+@pytest.mark.parametrize("token", ["hush\nhush", "hush\x00", "hüsh"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -> None:
+    """http.client would refuse it later, and quote it in its error."""
+    with pytest.raises(SettingsError) as e:
+        read(NO_FILE, {"AMI_ANTENNA_API_AUTH_TOKEN": token})
+    assert str(e.value) == (
+        "AMI_ANTENNA_API_AUTH_TOKEN (environment): must be printable ASCII text, since it is sent in a header"
+    )
+
+
+def test_a_line_break_after_the_token_is_no_part_of_it() -> None:
+    token = read(NO_FILE, {"AMI_ANTENNA_API_AUTH_TOKEN": "hush-hush\r\n"}).settings.antenna_api_auth_token
+    assert token.get_secret_value() == "hush-hush"
+
+
+def test_a_name_without_a_value_is_not_ignored(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("AMI_NUM_WORKERS\nAMI_XYZZY\n")
+    with pytest.raises(SettingsError, match=r"AMI_NUM_WORKERS= \("):
+        read(file, {})
+    assert [u.name for u in read(file, {"AMI_NUM_WORKERS": "1"}).unknown] == ["AMI_XYZZY"]
 
 
 def test_every_start_method_of_the_platform_and_none_are_accepted() -> None:
