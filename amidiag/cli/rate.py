@@ -64,7 +64,7 @@ def command(
     identity, status = identify(pid), StatusReader()
     recording = watch(
         identity,
-        lambda who: observe_tree(who, status_reader=status),
+        lambda who, full: observe_tree(who, peers=full, shm=full, status_reader=status),
         seconds=seconds,
         interval=interval,
         listener=_Progress(seconds),

@@ -50,9 +50,10 @@ def observe_tree(
     at = time.monotonic()
     notes: list[str] = []
     readings = _read_members(root, notes, with_peers=peers, with_shm=shm)
+    # Right beside the FDs, before the look at the whole machine: growth is held against these counters.
+    views = {r.pid: status_reader(identity_of(r.stat)) for r in readings} if status_reader else {}
     report = find_peers([r.scan for r in readings if r.scan]) if peers else None
     use = _tree_use(readings, notes) if shm else TreeUse(None, None, None)
-    views = {r.pid: status_reader(identity_of(r.stat)) for r in readings} if status_reader else {}
     roles = _roles(readings, {pid for pid, view in views.items() if view is not None})
     # Last, so that it vouches for all that was read by PID above.
     readings = _only_still_there(readings, notes)

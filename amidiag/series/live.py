@@ -17,6 +17,9 @@ from amidiag.series.trough import TOLERANCE
 CYCLES_NEEDED = 24
 # Watching must not load the machine: an observation may cost at most this share of the interval.
 _SHARE = 0.05
+_LEAST_STEP_S = 0.1
+# Who holds the other ends takes a look at the whole machine.
+_FULL_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class LiveResult:
 
 def watch(
     identity: Identity,
-    observe: Callable[[Identity], Observation],
+    observe: Callable[[Identity, bool], Observation],
     *,
     seconds: float,
     interval: float | None,
@@ -44,23 +47,25 @@ def watch(
 ) -> Recording:
     """Observe the tree every `interval` seconds for `seconds`; `listener` is told seconds gone and FDs open.
 
-    Without an interval it is chosen from the cost of one observation, 0.2 s at least.
+    `observe(identity, full)` looks for peers and shared memory too where `full`: at the first look, at
+    every `_FULL_EVERY`th, and at the last. Without an interval it is chosen from what looks cost on
+    average, `_LEAST_STEP_S` at least.
     """
     recording = Recording()
     begin = time.monotonic()
-    step = interval or 0.2
+    spent = 0.0
     while True:
+        last = time.monotonic() - begin >= seconds
         before = time.process_time()
-        observation = observe(identity)
-        cost = time.process_time() - before
+        observation = observe(identity, last or recording.observations % _FULL_EVERY == 0)
+        spent += time.process_time() - before
         recording.add(observation)
-        if interval is None:
-            step = max(step, cost / _SHARE)
         gone = time.monotonic() - begin
         listener(gone, observation.processes[0].fds.open or 0)
-        if gone >= seconds:
+        if last:
             return recording
-        time.sleep(min(step, max(0.0, seconds - gone)))
+        step = interval or max(_LEAST_STEP_S, spent / recording.observations / _SHARE)
+        time.sleep(max(0.0, min(step, seconds - gone)))
 
 
 def judge_live(recording: Recording) -> LiveResult:
@@ -101,19 +106,33 @@ def fold(recording: Recording, counter: str, width: int = 1) -> Recording:
     looks = {row: list(of) for row, of in groupby(known, lambda i: (marks[i] - marks[known[0]]) // width)}
     folded = Recording()
     folded.last = recording.last
+    counters = _merged({name: c for name, c in recording.counters.items() if name != "seconds"})
     whole = list(looks)[1:-1]
     for row in range(int(whole[0]), int(whole[-1]) + 1) if whole else ():
         of = looks.get(row, [])
         folded.add_row(
             {name: _least([recording.values(name)[i] for i in of]) for name in recording.resources},
-            {
-                name: c[of[0]] if of else math.nan
-                for name, c in recording.counters.items()
-                if name != "seconds"
-            },
+            {name: c[of[0]] if of else math.nan for name, c in counters.items()},
             recording.times[of[0]] if of else math.nan,
         )
     return folded
+
+
+def _merged(counters: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Counters that keep step with another to within one are given its values.
+
+    A poll counts before it builds its loader. Which of the two a look finds a step ahead is chance, and
+    must not tell them apart: the same values make them tied.
+    """
+    merged: dict[str, list[float]] = {}
+    for name, counter in counters.items():
+        apart = (
+            (other, [a - b for a, b in zip(counter, of, strict=True) if not math.isnan(a - b)])
+            for other, of in merged.items()
+        )
+        twin = next((other for other, d in apart if d and max(d) - min(d) <= 1), None)
+        merged[name] = counter if twin is None else merged[twin]
+    return merged
 
 
 def _least(values: list[float]) -> float:

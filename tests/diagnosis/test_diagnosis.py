@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from amidiag.diagnosis import Context, diagnose
-from amidiag.model import FdTable, MemoryUse, ProcessObservation, Rate, SeriesReport, ShmUse
+from amidiag.model import FdTable, MemoryUse, PeerCounts, ProcessObservation, Rate, SeriesReport, ShmUse
 
 PERSISTENT = "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS"
 PIN = "AMI_ANTENNA_API_DATALOADER_PIN_MEMORY"
@@ -51,6 +51,24 @@ def test_orphaned_sentinel_pipes_are_one_finding() -> None:
     assert finding.code == "FD101"
     assert [m.setting for m in finding.mitigations if m.dialect == "ami"] == [PERSISTENT, PIN]
     assert any("nobody" in line for line in finding.evidence)
+
+
+def test_live_the_pipes_may_tell_the_driver() -> None:
+    assert codes(
+        series("fd"), series("fd.pipe"), series("fd.pipe.nobody", per="polls"), settings=SETTINGS
+    ) == ["FD101"]
+
+
+def test_live_the_peers_may_be_known_only_now() -> None:
+    peers = {"pipe": PeerCounts(nobody=90, tree=4)}
+    process = replace(PROCESS, fds=replace(PROCESS.fds, by_type={"pipe": 94}, peers=peers))
+    found = diagnose(Context(process, PIPES[:2], SETTINGS))
+    assert [f.code for f in found] == ["FD101"]
+    assert "nobody holds the opposite end of 90 of its 94 pipe ends now" in found[0].evidence[1]
+    held = replace(
+        PROCESS, fds=replace(PROCESS.fds, by_type={"pipe": 94}, peers={"pipe": PeerCounts(tree=94)})
+    )
+    assert [f.code for f in diagnose(Context(held, PIPES[:2], SETTINGS))] == ["FD100"]
 
 
 def test_without_settings_it_is_still_named() -> None:

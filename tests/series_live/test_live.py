@@ -163,3 +163,18 @@ def test_a_row_is_the_least_while_the_counter_stood_there() -> None:
     assert folded.values("fd") == [5, 6]
     assert folded.counters["polls"] == [1, 2]
     assert folded.times == pytest.approx([100.0 + STEP_S, 100.0 + 3 * STEP_S])
+
+
+def test_counters_that_keep_step_to_within_one_are_not_told_apart_by_chance() -> None:
+    recording = Recording()
+    for i in range(120):
+        # A poll counts before its loader; every third look falls between the two.
+        late = i % 3 == 0
+        recording.add_row(
+            {"fd": 10.0 + 2 * i},
+            {"polls": float(i), "loaders": float(i - late), "batches": float(i // 7)},
+            i / 10,
+        )
+    folded = fold(recording, "polls")
+    assert folded.counters["loaders"] == folded.counters["polls"]
+    assert folded.counters["batches"] != folded.counters["polls"]

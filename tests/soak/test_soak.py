@@ -236,6 +236,7 @@ def test_rate_sees_the_leak_of_a_running_worker(tmp_path) -> None:
     (fd,) = [s for s in data["series"] if s["resource"] == "fd"]
     assert fd["verdict"] == "leak"
     assert data["data"]["polls"] > 24
+    assert [f["code"] for f in data["findings"]] == ["FD101"]
     assert data["processes"][0]["role"] == "worker"
 
 
