@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -32,6 +34,8 @@ def answer(batch: Batch, pipeline: Callable[[], Pipeline], device: torch.device)
     for task, outcome in zip(batch.tasks, found, strict=True):
         if isinstance(outcome, str):
             answers.append(_error(task, outcome))
+        elif not all(map(_is_finite, outcome)):
+            answers.append(_error(task, "the pipeline found numbers in this image that are not finite"))
         else:
             answers.append(Answer(task.id, _result(task, chosen.slug, outcome, share)))
     return answers
@@ -57,6 +61,12 @@ def _alone(pipeline: Pipeline, image: torch.Tensor) -> Found:
         return pipeline.process([image])[0]
     except Exception as e:  # noqa: BLE001 - every task gets an answer, whatever torch raised on its image
         return f"the pipeline failed on this image: {type(e).__name__}: {e}"
+
+
+def _is_finite(detection: Detection) -> bool:
+    """JSON has no NaN: one would make the whole post impossible."""
+    of_labels = [c.scores + c.logits for c in detection.classifications]
+    return all(map(math.isfinite, (*detection.bbox, *itertools.chain(*of_labels))))
 
 
 def _result(task: Task, slug: str, detections: Sequence[Detection], seconds: float) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from worker.answers import answer, detect
 from worker.antenna.schemas import Task, UnauthorizedError
 from worker.ingest.batch import Batch, Failure
 from worker.loop import Worker
-from worker.pipelines import Detection, load_pipeline
+from worker.pipelines import Classification, Detection, load_pipeline
+from worker.pipelines.catalogue import BINARY, DETECTOR
 from worker.reach import UnreachableError
 
 Make = Callable[..., Worker]
@@ -190,6 +191,25 @@ def test_an_image_on_which_the_pipeline_fails_does_not_take_its_batch_with_it() 
     assert (found[0], found[2]) == ([], [])
     assert "no memory for this one" in str(found[1])
     assert fragile.calls == [3, 1, 1, 1]
+
+
+def test_numbers_that_json_cannot_say_are_an_error_of_their_image_alone() -> None:
+    def found(number: float) -> list[Detection]:
+        label = Classification("moth", ("moth",), (number,), (number,), BINARY, True, 0.0)
+        return [Detection((0.0, 0.0, 2.0, 2.0), 1.0, DETECTOR, 0.0, (label,))]
+
+    class Doubtful:
+        slug = "doubtful"
+
+        def process(self, images: list[torch.Tensor]) -> list[list[Detection]]:
+            return [found(0.5), found(float("nan")), []]
+
+    doubtful: Any = Doubtful()
+    tasks = tuple(Task(str(i), str(i), "u", None) for i in range(3))
+    batch = Batch(torch.zeros(3 * 12, dtype=torch.uint8), ((2, 2),) * 3, tasks, ())
+    answers = answer(batch, lambda: doubtful, CPU)
+    assert ["error" in a.result for a in answers] == [False, True, False]
+    assert "not finite" in answers[1].result["error"]
 
 
 def test_a_batch_of_failures_alone_needs_no_pipeline() -> None:

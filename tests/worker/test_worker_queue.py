@@ -220,6 +220,39 @@ def test_refused_results_are_dropped_and_the_next_ones_go_on(
     assert [r.levelname for r in caplog.records if "refused" in r.message] == ["ERROR"]
 
 
+@pytest.mark.parametrize(
+    "spoiled", [{"pipeline": 5}, {"pipeline": "moth_binary", "total_time": float("nan")}]
+)
+def test_an_answer_that_the_server_cannot_take_does_not_cost_the_others_of_its_post(
+    server: AntennaServer, client: AntennaClient, spoiled: dict[str, Any]
+) -> None:
+    job_id, posting = server.add_job(job(*traps(5))), Posting(client)
+    tasks = posting.reserve(client, job_id, 5)
+    answers = errors_for(tasks)
+    bad = spoiled | {"source_images": [{"id": tasks[3].image_id, "url": "u"}]}
+    answers[3] = Answer(tasks[3].id, bad)
+    posting.poster.submit(job_id, answers)
+    posting.poster.drain()
+    posting.poster.close()
+    state = server.state()
+    assert (state.errors, state.answered_twice, state.wrong_image, len(posting.journal)) == (5, 0, 0, 0)
+    said = [a.result["error"] for a in server.answers(job_id) if a.result is not None]
+    assert said[3].startswith("the result was refused: POST")
+    assert said[:3] + said[4:] == ["tested"] * 4
+
+
+def test_an_error_that_the_server_cannot_take_is_dropped(
+    server: AntennaServer, client: AntennaClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id, posting = server.add_job(job(*traps(1))), Posting(client)
+    (task,) = posting.reserve(client, job_id, 1)
+    posting.poster.submit(job_id, [Answer(task.id, {"error": float("nan"), "image_id": task.image_id})])
+    posting.poster.drain()
+    posting.poster.close()
+    assert (server.state().errors, len(posting.journal)) == (0, 0)
+    assert [r.levelname for r in caplog.records if "refused" in r.message] == ["ERROR"]
+
+
 def test_an_unexpected_error_of_the_posting_thread_ends_the_wait(
     server: AntennaServer, client: AntennaClient
 ) -> None:

@@ -13,6 +13,7 @@ from worker.antenna.schemas import (
     BadAnswerError,
     Job,
     Project,
+    RefusedContentError,
     Task,
     UnauthorizedError,
     UnavailableError,
@@ -24,6 +25,7 @@ from worker.antenna.schemas import (
 from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, new_session, proxies_for
 
 LATER = frozenset({408, 425, 429})
+CONTENT = frozenset({400, 413, 422})
 
 
 class _Token(AuthBase):
@@ -40,8 +42,8 @@ class _Token(AuthBase):
 class AntennaClient:
     """One Antenna server as one worker sees it. May be used by several threads: each has its own session.
 
-    Every method raises `UnauthorizedError`, `UnavailableError` or `BadAnswerError`, and nothing else
-    for what the server or the network does.
+    Every method raises `UnauthorizedError`, `UnavailableError` or `BadAnswerError` (of which
+    `RefusedContentError` is one), and nothing else for what the server or the network does.
     """
 
     def __init__(
@@ -124,6 +126,9 @@ class AntennaClient:
                 # Django answers GET /jobs with a redirect to /jobs/; a redirected POST would become a GET.
                 allow_redirects=method == "GET",
             )
+        except requests.exceptions.InvalidJSONError as e:
+            # An OSError too, though no network is to blame: a number that is not finite.
+            raise RefusedContentError(f"{method} {path}: cannot be sent: {cause(e)}") from e
         except OSError as e:
             # requests' own errors are OSErrors; a missing CA bundle or EMFILE may come bare.
             raise UnavailableError(f"{method} {path}: {cause(e)}") from e
@@ -141,7 +146,8 @@ class AntennaClient:
         if status >= 500 or status in LATER:
             raise UnavailableError(said)
         if not 200 <= status < 300:
-            raise BadAnswerError(f"{said} {_detail(response)}".rstrip())
+            kind = RefusedContentError if status in CONTENT else BadAnswerError
+            raise kind(f"{said} {_detail(response)}".rstrip())
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
-from worker.antenna.schemas import AntennaError, BadAnswerError, UnavailableError
+from worker.antenna.schemas import AntennaError, BadAnswerError, RefusedContentError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,8 @@ class ResultPoster:
                     log.warning("job %s: results not taken, posting again: %s", post.job_id, e)
                 self._closing.wait(min(pause, self._give_up_after_s))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
+            except RefusedContentError as e:
+                return self._in_parts(post, e)
             except BadAnswerError as e:
                 log.error("job %s: results of %s tasks refused: %s", post.job_id, len(ids), e)
                 self._journal.answered(post.job_id, ids)
@@ -153,6 +155,25 @@ class ResultPoster:
                 self._accepted()
                 return None
 
+    def _in_parts(self, post: _Post, error: RefusedContentError) -> AntennaError | None:
+        """Post what the server would not take in halves, so that one answer does not cost the others.
+
+        One that is refused alone becomes an error: its task is to be answered all the same.
+        """
+        if len(post.answers) == 1:
+            (only,) = post.answers
+            log.error("job %s: the answer to task %s refused: %s", post.job_id, only.task_id, error)
+            if "error" in only.result:
+                self._journal.answered(post.job_id, [only.task_id])
+                return None
+            return self._deliver(_Post(post.job_id, [_refused(only, error)]))
+        middle = len(post.answers) // 2
+        for part in (post.answers[:middle], post.answers[middle:]):
+            failure = self._deliver(_Post(post.job_id, part))
+            if failure is not None:
+                return failure
+        return None
+
     def _post(self, post: _Post, ids: Sequence[str]) -> None:
         # Asked anew for each attempt: a redelivery since the last one has another reply subject.
         subjects = self._journal.reply_subjects(post.job_id, ids)
@@ -163,3 +184,9 @@ class ResultPoster:
         taken = self._client.post_results(post.job_id, results)
         if taken is not None and taken < len(results):
             log.warning("job %s: the server took %s of %s results", post.job_id, taken, len(results))
+
+
+def _refused(answer: Answer, error: RefusedContentError) -> Answer:
+    images = answer.result.get("source_images") or [{}]
+    said = {"error": f"the result was refused: {error}", "image_id": images[0].get("id")}
+    return Answer(answer.task_id, said)

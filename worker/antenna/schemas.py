@@ -23,6 +23,10 @@ class BadAnswerError(AntennaError):
     """The server answered, but not as ANTENNA_API.md says; the same call will not do better."""
 
 
+class RefusedContentError(BadAnswerError):
+    """What was sent cannot be taken (400, 413, 422, or no JSON can say it); less or other may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job that the server lists."""
