@@ -121,3 +121,12 @@ def test_a_redirect_to_a_file_is_not_followed(fetch: Fetch) -> None:
     moved = head("Location: file:///etc/passwd", "Content-Length: 0", status="302 Found")
     with pytest.raises(DownloadError, match="InvalidSchema"):
         fetch(lambda connection: connection.sendall(moved))
+
+
+def test_the_signature_of_an_address_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    session = image_session(1)
+    with pytest.raises(DownloadError) as e:
+        download(session, "http://127.0.0.1:1/a.jpg?signature=hush")
+    session.close()
+    assert "hush" not in caplog.text + str(e.value)
