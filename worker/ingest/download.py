@@ -24,7 +24,7 @@ class DownloadError(Exception):
 def image_session(threads: int) -> requests.Session:
     """A session for `threads` downloads at a time. It has no token: images may lie on any host."""
     # It warns of each retry with path and query, and the query of a signed address is a secret.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     retry = Retry(
         total=2,
         backoff_factor=0.25,
