@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +15,13 @@ from worker.answers import answer
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal, describe
 from worker.antenna.posting import ResultPoster
-from worker.antenna.schemas import BadAnswerError, Job, UnauthorizedError, UnavailableError
+from worker.antenna.schemas import AntennaError, BadAnswerError, Job, UnauthorizedError, UnavailableError
 from worker.draining import Drain, StopWaiting
 from worker.ingest.batch import Batch
 from worker.ingest.loader import JobLoader, LoaderError
 from worker.ingest.reservation import TaskSampler
 from worker.pipelines import Pipeline
-from worker.reach import Reach
+from worker.reach import Reach, UnreachableError
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,13 @@ class Worker:
                     self._rest()
             if self._reach.failing and not self._drain.requested:
                 raise self._reach.unreachable()
+        except (AntennaError, UnreachableError):
+            raise
+        except Exception:
+            # The work that is done is posted, whatever ended the rest of it.
+            with suppress(AntennaError):
+                self._poster.drain()
+            raise
         finally:
             self._poster.close()
 

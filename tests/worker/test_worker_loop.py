@@ -159,6 +159,21 @@ def test_an_answer_that_comes_again_resets_the_limit(server: AntennaServer, work
         at_work.run(max_polls=1)
 
 
+def test_an_internal_error_does_not_cost_the_results_that_wait_to_be_posted(
+    server: AntennaServer, worker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(slug: str) -> Any:
+        raise RuntimeError("no such weights")
+
+    server.add_job(job(*traps(2, broken="html"), *traps(2)))
+    server.fault(FaultSpec("503", on=("result",), requests=2))
+    at_work = worker(server, AMI_ANTENNA_API_BATCH_SIZE=2)
+    monkeypatch.setattr(at_work, "_load", broken)
+    with pytest.raises(RuntimeError, match="no such weights"):
+        at_work.run()
+    assert (server.state().errors, server.state().reserved) == (2, 2)
+
+
 @pytest.mark.parametrize("route", ["jobs", "tasks", "result"])
 def test_a_token_refused_on_any_call_ends_the_run(server: AntennaServer, worker: Make, route: Any) -> None:
     server.add_job(job(*traps(2)))
