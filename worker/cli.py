@@ -138,10 +138,13 @@ def run() -> None:
     """The entry point of the command `ami`."""
     try:
         app(prog_name="ami")
-    except ModuleNotFoundError as e:
-        if e.name is None or e.name.split(".")[0] in ("amidiag", "worker"):
-            raise
-        _fail_now(f"the worker needs {e.name}, which is not installed: pip install 'amidiag[worker]'")
+    except Exception as e:
+        missing = e.name if isinstance(e, ModuleNotFoundError) else None
+        if missing is not None and missing.split(".")[0] not in ("amidiag", "worker"):
+            _fail_now(f"the worker needs {missing}, which is not installed: pip install 'amidiag[worker]'")
+        # A torch whose libraries do not load raises OSError or ImportError: Python's own code would be 1.
+        logging.getLogger(__name__).exception("internal error")
+        sys.exit(exit_codes.INTERNAL)
 
 
 def _log_to_stderr(level: str) -> None:

@@ -130,6 +130,14 @@ def test_a_failing_start_is_an_internal_error(start: Start, server: AntennaServe
     assert "/nowhere" in err
 
 
+def test_a_torch_that_does_not_load_is_an_internal_error(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.99: cannot open shared object file')")
+    code, _, err = ended(start("run", PYTHONPATH=tmp_path))
+    assert code == 70
+    assert "internal error" in err
+    assert "libcudart.so.99" in err.splitlines()[-1]
+
+
 def test_a_status_page_that_cannot_be_made_does_not_stop_the_worker(
     server: AntennaServer, start: Start, tmp_path: Path
 ) -> None:
