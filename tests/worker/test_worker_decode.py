@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,19 @@ def test_sixteen_bits_are_cut_to_the_upper_eight(kind: str) -> None:
     assert np.array_equal(pixels, np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
 
 
+def cut_png(width: int, height: int) -> bytes:
+    """The header of a black and white image, and the first of its data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(9999))[:30])
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -72,6 +87,10 @@ def test_sixteen_bits_are_cut_to_the_upper_eight(kind: str) -> None:
         (encoded(gradient(), "PNG")[:80], "truncated"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "not an image"),
         (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point"),
+        (EPS, "EPS is a program"),
+        (cut_png(13_900, 13_900), "truncated"),
+        (cut_png(14_200, 14_200), "more than the limit of 200000000"),
+        (cut_png(100_000, 100_000), "limit"),
     ],
 )
 def test_what_cannot_be_decoded_says_why(data: bytes, why: str) -> None:

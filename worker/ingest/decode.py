@@ -18,6 +18,10 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 # libjpeg-turbo makes RGB of these; CMYK and YCCK need Pillow's colour conversion.
 TURBO_COLOURS = frozenset({"RGB", "YCbCr", "Gray", "GRAY"})
 
+# Our own limit decides about large images: Pillow's refuses more than 179 million pixels.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 
 class DecodeError(Exception):
     """The bytes are no image that can be used; the text says why."""
@@ -52,10 +56,10 @@ def _turbo(data: bytes) -> Pixels | None:
 
 def _pillow(data: bytes) -> Pixels:
     try:
-        with warnings.catch_warnings():
-            # Our own limit decides about large images.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
+        if image.format == "EPS":
+            # Pillow would run Ghostscript on it.
+            raise DecodeError("EPS is a program, not an image")
         _check_size(*image.size)
         return np.ascontiguousarray(_to_rgb(image))
     except UnidentifiedImageError:
