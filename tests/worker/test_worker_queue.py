@@ -157,6 +157,29 @@ def test_results_are_posted_again_until_the_server_takes_them(
     assert state.requests["POST result"] == {503: 2, 200: 2}
 
 
+def test_results_that_were_taken_are_not_posted_again_though_the_answer_was_cut(
+    server: AntennaServer, client: AntennaClient
+) -> None:
+    job_id, posting = server.add_job(job(*traps(2))), Posting(client)
+    tasks = posting.reserve(client, job_id, 2)
+    server.fault(FaultSpec("cut", on=("result",), requests=1))
+    posting.poster.submit(job_id, errors_for(tasks))
+    posting.poster.drain()
+    posting.poster.close()
+    state = server.state()
+    assert (state.errors, state.answered_twice, posting.accepted, len(posting.journal)) == (2, 0, 1, 0)
+
+
+def test_a_reservation_whose_answer_was_cut_may_be_asked_again(
+    server: AntennaServer, client: AntennaClient
+) -> None:
+    job_id = server.add_job(job(*traps(2)))
+    server.fault(FaultSpec("cut", on=("tasks",), requests=1))
+    with pytest.raises(UnavailableError, match="IncompleteRead"):
+        client.reserve(job_id, 1)
+    assert len(client.reserve(job_id, 1)) == 1
+
+
 def test_a_server_that_comes_back_gets_the_results(server: AntennaServer, client: AntennaClient) -> None:
     job_id, posting = server.add_job(job(*traps(2))), Posting(client)
     tasks = posting.reserve(client, job_id, 2)

@@ -11,6 +11,7 @@ from requests.auth import AuthBase
 
 from worker.antenna.schemas import (
     BadAnswerError,
+    CutAnswerError,
     Job,
     Project,
     RefusedContentError,
@@ -79,7 +80,11 @@ class AntennaClient:
     def post_results(self, job_id: int, results: Sequence[Mapping[str, Any]]) -> int | None:
         """Post results, each `{"reply_subject", "result"}`. Returns how many the server says it took."""
         body = {"results": list(results)}
-        return parse_queued(self._call("POST", f"/jobs/{job_id}/result/", body=body))
+        try:
+            return parse_queued(self._call("POST", f"/jobs/{job_id}/result/", body=body))
+        except CutAnswerError:
+            # Taken all the same: posted again, every task would be answered twice.
+            return None
 
     def projects(self) -> list[Project]:
         """The projects that this worker may register its pipelines with."""
@@ -125,6 +130,8 @@ class AntennaClient:
                 proxies=self._proxies,
                 # Django answers GET /jobs with a redirect to /jobs/; a redirected POST would become a GET.
                 allow_redirects=method == "GET",
+                # The status is worth something even where the body fails.
+                stream=True,
             )
         except requests.exceptions.InvalidJSONError as e:
             # An OSError too, though no network is to blame: a number that is not finite.
@@ -132,11 +139,14 @@ class AntennaClient:
         except OSError as e:
             # requests' own errors are OSErrors; a missing CA bundle or EMFILE may come bare.
             raise UnavailableError(f"{method} {path}: {cause(e)}") from e
-        self._check(response, f"{method} {path}")
-        try:
-            return response.json()
-        except requests.JSONDecodeError as e:
-            raise BadAnswerError(f"{method} {path}: the answer is not JSON") from e
+        with response:
+            self._check(response, f"{method} {path}")
+            try:
+                return response.json()
+            except requests.JSONDecodeError as e:
+                raise BadAnswerError(f"{method} {path}: the answer is not JSON") from e
+            except OSError as e:
+                raise CutAnswerError(f"{method} {path}: {cause(e)}") from e
 
     def _check(self, response: requests.Response, call: str) -> None:
         status = response.status_code
@@ -164,6 +174,6 @@ def _detail(response: requests.Response) -> str:
     """What Django REST says of a refused request, shortened; empty where it says nothing of the kind."""
     try:
         body = response.json()
-    except requests.JSONDecodeError:
+    except requests.RequestException:
         return ""
     return f"({body['detail']!s:.200})" if isinstance(body, Mapping) and "detail" in body else ""

@@ -19,6 +19,10 @@ class UnavailableError(AntennaError):
     """No usable connection, a time-out, 408, 429 or 5xx: the same call may succeed later."""
 
 
+class CutAnswerError(UnavailableError):
+    """The status said that the call succeeded, but the body did not come whole."""
+
+
 class BadAnswerError(AntennaError):
     """The server answered, but not as ANTENNA_API.md says; the same call will not do better."""
 
