@@ -170,6 +170,17 @@ def test_results_that_were_taken_are_not_posted_again_though_the_answer_was_cut(
     assert (state.errors, state.answered_twice, posting.accepted, len(posting.journal)) == (2, 0, 1, 0)
 
 
+def test_a_connection_outlives_a_refused_call(server: AntennaServer, client: AntennaClient) -> None:
+    client.jobs(["moth_binary"])
+    before = server.state().connections_total
+    server.fault(FaultSpec("503", on=("jobs",), requests=3))
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            client.jobs(["moth_binary"])
+    client.jobs(["moth_binary"])
+    assert server.state().connections_total == before
+
+
 def test_a_reservation_whose_answer_was_cut_may_be_asked_again(
     server: AntennaServer, client: AntennaClient
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import requests
@@ -151,6 +152,9 @@ class AntennaClient:
     def _check(self, response: requests.Response, call: str) -> None:
         status = response.status_code
         said = f"{call}: {status} {response.reason}"
+        with suppress(OSError):
+            # Read, so that the connection is kept for the next try.
+            _ = response.ok or response.content
         if status in (401, 403):
             raise UnauthorizedError(said)
         if status >= 500 or status in LATER:
