@@ -24,6 +24,7 @@ _NEAREST_FIRST = ("loaders", "jobs", "batches", "images", "posts", "polls", "sec
 _BETTER = 6.0
 _LENGTHS = (1, 4, 16)  # samples per block, tried beside those of the trough test
 _FEWEST_BLOCKS = 6
+_SHIFTS = (0, -1, 1)  # samples
 _NOTHING_LEFT = 1e-18  # of the squared growth: rounding
 _INTERVAL = 0.975
 
@@ -142,10 +143,18 @@ def _fits(
         # As in the trough test, the first quarter may be warm-up.
         places = blocks.positions[len(blocks.positions) // 4 :]
         gains = [life[b] - life[a] for a, b in pairwise(places)]
-        found.append(
-            {name: _fit(gains, [c[b] - c[a] for a, b in pairwise(places)]) for name, c in counters.items()}
-        )
+        found.append({name: _best_fit(gains, c, places) for name, c in counters.items()})
     return found
+
+
+def _best_fit(gains: Sequence[float], counter: Sequence[float], places: Sequence[int]) -> _Fit:
+    """The counter as it was read, or as one sample earlier or later: series and counters are not read at once."""
+    last = len(counter) - 1
+    fits = []
+    for shift in _SHIFTS:
+        moved = [counter[min(last, max(0, place + shift))] for place in places]
+        fits.append(_fit(gains, [b - a for a, b in pairwise(moved)]))
+    return min(fits, key=lambda fit: fit.left_over if fit.gained > 0 else math.inf)
 
 
 def _fit(gains: Sequence[float], steps: Sequence[float]) -> _Fit:

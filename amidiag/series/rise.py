@@ -23,6 +23,9 @@ _WALKS = 1.5
 # Rounding of floats is no spread.
 _ROUNDING = 1e-9
 
+# A stay at one level is long if it is this many times the longest before it; fewer stays tell nothing.
+_LONGER, _FEWEST_STAYS = 2, 5
+
 
 @dataclass(frozen=True, slots=True)
 class Rise:
@@ -154,3 +157,34 @@ def _rise(
         sd, evenness = 0.0, math.copysign(math.inf, mean) if mean else 0.0
     needed = t_quantile(significance, count - 1)
     return Rise(tuple(steps), mean, sd, evenness, needed, count - 1, jump, length)
+
+
+def has_stopped(life: Sequence[float], length: int) -> bool:
+    """Whether the series has at its end kept one level for more than twice as long as ever before.
+
+    `length` is that of a block, in samples; the first quarter is left out as warm-up. The level is what
+    the series never fell below again, so bursts do not hide it. A leak that is due again soon shows no
+    such stay; growth that has ended shows nothing else.
+    """
+    known = [value for value in life[len(life) // 4 :] if not math.isnan(value)]
+    stays = _stays(known)
+    if len(stays) < _FEWEST_STAYS:
+        return False
+    after = 0
+    ending: list[int] = []
+    while stays and after <= length // 2:
+        ending.append(stays[-1])
+        after += stays.pop()
+    return bool(stays) and max(ending) > _LONGER * max(stays)
+
+
+def _stays(values: Sequence[float]) -> list[int]:
+    """For how many samples each level was the lowest that was still to come, in order."""
+    stays: list[int] = []
+    level = math.inf
+    for value in reversed(values):
+        if value < level or not stays:
+            level = value
+            stays.append(0)
+        stays[-1] += 1
+    return stays[::-1]

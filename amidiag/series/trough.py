@@ -17,7 +17,7 @@ from amidiag.series.blocks import SHORTEST, Blocks, check_unit, cut, cut_life, l
 from amidiag.series.bound import GRAIN, leans_upwards, upper_bound
 from amidiag.series.certificate import MIB
 from amidiag.series.quantiles import poisson_upper
-from amidiag.series.rise import Rise, grain, largest_fall, measure, residual_variance, wanders
+from amidiag.series.rise import Rise, grain, has_stopped, largest_fall, measure, residual_variance, wanders
 
 TOLERANCE: dict[Unit, float] = {"fd": 0.01, "thread": 0.01, "byte": 65536.0}
 """Growth per sample below which a series counts as stable, where the caller names none.
@@ -145,6 +145,9 @@ def _risen_window(life: Sequence[float], known: int, blocks: Blocks, first: int,
     """What follows the warm-up, or the second half where the rise began late."""
     wandering = wanders(life[blocks.positions[first] :], blocks.length)
     window = _whole_window(blocks, first, unit, wandering)
+    if window.evident and unit != "byte" and has_stopped(life, blocks.length):
+        stopped = "it has kept its level for longer than ever before, so the rise may be over"
+        return replace(window, objections=(*window.objections, stopped))
     if known < _LATE_SHORTEST or (window.evident and not window.rise.second_half >= _FASTER):
         return window
     late = _late_window(life, blocks, unit, wandering)
