@@ -19,6 +19,7 @@ Examples:
   amidiag gate polling-only                          for CI: exit code 0, 1 or 4
   amidiag gate polling-only --junit results.xml      with a report for the CI system
   amidiag gate ./worker.toml --undecided pass        lets "not enough cycles" through
+A gate knows no expectations: the leak that a recipe such as quickstart is made to show fails it.
 Exit codes: 0 no drift, 1 drift is proven, 2 broken recipe, 3 the worker did not run, 4 undecided."""
 
 
@@ -33,7 +34,7 @@ def command(
     recipe: Annotated[str, typer.Argument(help="A recipe by name or by path.")],
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML report to this file.")] = None,
     undecided: Annotated[
-        Undecided, typer.Option(help="Whether undecided passes (0) or not (4).")
+        Undecided, typer.Option(help="Whether an arm's own resource may stay undecided (exit 0) or not (4).")
     ] = Undecided.FAIL,
     seed: Annotated[int | None, typer.Option(min=0, help="Another load than the recipe's own.")] = None,
     cycles: Annotated[int | None, typer.Option(min=1, help="At most so many polls per arm.")] = None,

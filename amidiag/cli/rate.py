@@ -62,7 +62,7 @@ def command(
 
     seconds = _seconds(span)
     identity, status = identify(pid), StatusReader()
-    recording = watch(
+    recording, ended = watch(
         identity,
         lambda who, full: observe_tree(who, peers=full, shm=full, status_reader=status),
         seconds=seconds,
@@ -74,6 +74,11 @@ def command(
     settings = root.status.settings if root.status else {}
     findings = diagnose(Context(root, result.series, settings))
     code = exit_code({s.resource: s.verdict for s in result.series}, found=bool(findings))
+    why: tuple[str, ...] = ()
+    if ended is not None:
+        # What it did before is shown; only a leak that was proven outweighs that it can be observed no more.
+        code = code if code == ExitCode.FINDING else ExitCode.CANNOT_OBSERVE
+        why = (f"{ended} It was watched for {result.seconds:.0f} s, and what was seen until then is judged.",)
     data = RateData(result.seconds, result.samples, result.cycles)
     report = envelope(
         NAME,
@@ -83,7 +88,7 @@ def command(
         series=result.series,
         findings=findings,
         data=data,
-        notes=(*result.last.notes, *result.reasons),
+        notes=(*why, *result.last.notes, *result.reasons),
     )
     if as_json:
         print_json(report)
@@ -92,6 +97,8 @@ def command(
 
         for part in rate_report(report, data):
             out().print(part)
+    for line in why:
+        stderr().write(f"amidiag: {line}\n")
     return code
 
 

@@ -77,6 +77,8 @@ def _progress(recipe: Recipe) -> Iterator[Listener]:
         def show(at: Progress) -> None:
             key = (at.arm, at.phase)
             if key not in tasks:
+                for task in tasks.values():
+                    bars.stop_task(task)
                 tasks[key] = bars.add_task(f"{at.arm}: {at.phase}", total=at.cycles, now="")
             bars.update(
                 tasks[key], completed=at.cycle, now=f"{at.resource} {at.value:.0f}" if at.value else ""

@@ -74,7 +74,8 @@ def findings(found: tuple[Finding, ...]) -> Iterator[RenderableType]:
         text = Text(f"\n{finding.code} {finding.title}", style=styles[finding.severity])
         text.append(f"\n  why: {finding.cause}", style="not bold default")
         for line in finding.evidence:
-            text.append(f"\n  seen: {line}", style="not bold default")
+            label, rest = ("refuted if", line[11:]) if line.startswith("refuted if ") else ("seen", line)
+            text.append(f"\n  {label}: {rest}", style="not bold default")
         for mitigation in finding.mitigations:
             proven = {True: " (proven here)", False: " (did not help here)", None: ""}[mitigation.proven]
             name = f"{mitigation.setting}{'' if mitigation.dialect == 'pip' else '='}{mitigation.value}"

@@ -25,9 +25,7 @@ def rate_report(report: Envelope, data: RateData) -> Iterator[RenderableType]:
             tail = f"; {time_left(entry)} at the pace seen" if entry.exhausts else ""
             yield Text(f"   {entry.resource}: driver: {driver_words(entry)}{tail}", style="bold")
     if any(entry.verdict == "growing" for entry in report.series):
-        yield Text(
-            "   rising is not yet a leak: run longer, or reproduce it with `amidiag soak`", style="dim"
-        )
+        yield Text("   rising is not yet a leak: to tell, reproduce it with `amidiag soak`", style="dim")
     yield from findings(report.findings)
     for note in report.notes:
         yield Text(f"note: {note}", style="dim")

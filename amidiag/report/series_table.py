@@ -12,8 +12,12 @@ STYLE = {"leak": "bold red", "growing": "yellow", "stable": "green", "undecided"
 _SINGULAR = {"cycles": "poll", "polls": "poll", "seconds": "second", "batches": "batch"}
 
 
-def series_table(series: tuple[SeriesReport, ...], sample: str) -> Table:
-    """One row per resource, parts of the FD count only where they rise; `sample` is what one value stands for."""
+def series_table(series: tuple[SeriesReport, ...], sample: str, asked: str | None = None) -> Table:
+    """One row per resource, parts of the FD count only where they rise.
+
+    `sample` is what one value stands for; `asked` the resource that the question is about, where there is
+    one: only of that is it said how much longer a decision takes.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 3))
     table.add_column("resource")
     table.add_column("verdict")
@@ -23,7 +27,7 @@ def series_table(series: tuple[SeriesReport, ...], sample: str) -> Table:
         if entry.resource.startswith("fd.") and entry.verdict in ("stable", "undecided"):
             continue  # a part of the FD count that says no more than the count
         verdict = Text(entry.verdict, STYLE[entry.verdict])
-        table.add_row(entry.resource, verdict, rate_words(entry), _what_it_says(entry, sample))
+        table.add_row(entry.resource, verdict, rate_words(entry), _what_it_says(entry, sample, asked))
     return table
 
 
@@ -55,7 +59,7 @@ def time_left(entry: SeriesReport) -> str:
     return f"{name} in {duration(left.in_seconds)} [{duration(left.low)} to {duration(left.high)}]"
 
 
-def _what_it_says(entry: SeriesReport, sample: str) -> str:
+def _what_it_says(entry: SeriesReport, sample: str, asked: str | None) -> str:
     if entry.verdict == "stable" and entry.upper_bound is not None:
         return f"grows by less than {rate(entry.upper_bound, entry.resource)} per {sample}"
     if entry.exhausts is not None:
@@ -63,6 +67,6 @@ def _what_it_says(entry: SeriesReport, sample: str) -> str:
     parts = []
     if entry.upper_bound is not None and entry.verdict == "undecided":
         parts.append(f"so far below {rate(entry.upper_bound, entry.resource)} per {sample}")
-    if entry.samples_needed:
+    if entry.samples_needed and asked in (None, entry.resource):
         parts.append(f"needs {count(entry.samples_needed)} more {sample}s")
     return ", ".join(parts)

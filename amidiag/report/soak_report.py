@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from amidiag.model import ExitCode
+from amidiag.model import ExitCode, SeriesReport
 from amidiag.report.fd_table import findings
 from amidiag.report.series_table import STYLE, driver_words, rate_words, series_table, time_left
 from amidiag.report.words import amount, count, duration
@@ -42,7 +42,7 @@ def _arm(number: int, arm: ArmResult) -> Iterator[RenderableType]:
     yield title
     yield from _sentences(arm)
     if arm.series:
-        yield series_table(arm.series, "poll")
+        yield series_table(arm.series, "poll", asked=outcome.arm.resource)
     yield from _answers(arm)
     yield from findings(arm.findings)
     for note in arm.notes:
@@ -59,9 +59,7 @@ def _sentences(arm: ArmResult) -> Iterator[Text]:
     text = Text("   ")
     text.append(f"{_WORD[entry.verdict]}: ", style=STYLE[entry.verdict])
     if values:
-        text.append(
-            f"{entry.resource} {amount(values[0], entry.resource)} → {amount(values[-1], entry.resource)}"
-        )
+        text.append(f"{entry.resource} {_span(values, entry)}")
     if entry.verdict in ("leak", "growing"):
         text.append(f", {rate_words(entry)}; driver: {driver_words(entry)}")
         if entry.exhausts:
@@ -75,6 +73,14 @@ def _sentences(arm: ArmResult) -> Iterator[Text]:
             f"{1 / bound.events_per_cycle_bound:.0f} polls ({bound.confidence:.0%} confidence)"
         )
     yield text
+
+
+def _span(values: list[float], entry: SeriesReport) -> str:
+    """Where a series went: from here to there if it rises, else between which values it stayed."""
+    if entry.verdict in ("leak", "growing"):
+        return f"{amount(values[0], entry.resource)} → {amount(values[-1], entry.resource)}"
+    low, high = amount(min(values), entry.resource), amount(max(values), entry.resource)
+    return low if low == high else f"between {low} and {high}"
 
 
 def _answers(arm: ArmResult) -> Iterator[Text]:
@@ -112,9 +118,11 @@ def _share(value: float | None) -> str:
 
 
 def answer(result: Result) -> Iterator[Text]:
-    """The question that the recipe answers, if it does."""
-    if result.recipe.answers:
-        yield Text("Answer: ", style="bold").append(" ".join(result.recipe.answers.split()), style="not bold")
+    """The recipe's answer to its question, or that it is open."""
+    if result.answer is not None:
+        yield Text("Answer: ", style="bold").append(result.answer, style="not bold")
+    elif result.recipe.answers:
+        yield Text("The question of this recipe is not answered yet: the verdicts do not bear an answer out.")
 
 
 def _conclusion(result: Result) -> Iterator[Text]:

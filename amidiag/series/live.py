@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from amidiag.model import Identity, Observation, SeriesReport
+from amidiag.procfs.errors import ProcessGone
 from amidiag.series.recording import Recording
 from amidiag.series.reporting import Pace, report_series
 from amidiag.series.trough import TOLERANCE
@@ -44,12 +45,15 @@ def watch(
     seconds: float,
     interval: float | None,
     listener: Callable[[float, int], None],
-) -> Recording:
+) -> tuple[Recording, ProcessGone | None]:
     """Observe the tree every `interval` seconds for `seconds`; `listener` is told seconds gone and FDs open.
 
     `observe(identity, full)` looks for peers and shared memory too where `full`: at the first look, at
     every `_FULL_EVERY`th, and at the last. Without an interval it is chosen from what looks cost on
     average, `_LEAST_STEP_S` at least.
+
+    Where the process ends meanwhile, what was seen until then comes back with the error that says so: a
+    worker that dies is what one watches for. Raises ProcessGone where nothing was seen.
     """
     recording = Recording()
     begin = time.monotonic()
@@ -57,13 +61,18 @@ def watch(
     while True:
         last = time.monotonic() - begin >= seconds
         before = time.process_time()
-        observation = observe(identity, last or recording.observations % _FULL_EVERY == 0)
+        try:
+            observation = observe(identity, last or recording.observations % _FULL_EVERY == 0)
+        except ProcessGone as e:
+            if recording.observations == 0:
+                raise
+            return recording, e
         spent += time.process_time() - before
         recording.add(observation)
         gone = time.monotonic() - begin
         listener(gone, observation.processes[0].fds.open or 0)
         if last:
-            return recording
+            return recording, None
         step = interval or max(_LEAST_STEP_S, spent / recording.observations / _SHARE)
         time.sleep(max(0.0, min(step, seconds - gone)))
 
@@ -177,7 +186,7 @@ def _in_polls(entry: SeriesReport, each: int) -> SeriesReport:
 
 def _too_few(cycles: int | None, rows: int, width: int) -> tuple[str, int | None]:
     """Why polls cannot be judged one by one, and how many more would do (None: none would)."""
-    care = "so a cycle of the program cannot be told from a leak: rising at most, never leak or stable"
+    care = "so a cycle of the program cannot be told from a leak: it is called rising or undecided, no more"
     if cycles is None:
         return f"the process has no status page, {care}", None
     # Where the counter stood still, the poll under way at the first look is yet to end.

@@ -11,7 +11,7 @@ def soak_data(result: Result, gate: tuple[GateCheck, ...] | None) -> SoakData:
     return SoakData(
         recipe=result.recipe.name,
         seed=result.seed,
-        answers=" ".join(result.recipe.answers.split()) or None,
+        answers=result.answer,
         arms=tuple(_arm(arm) for arm in result.arms),
         gate=gate,
     )

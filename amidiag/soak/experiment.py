@@ -59,6 +59,16 @@ class Result:
         return ExitCode.UNDECIDED if any(_open(arm) for arm in self.arms) else ExitCode.CLEAN
 
     @property
+    def answer(self) -> str | None:
+        """The recipe's answer to its question, once the verdicts bear it out."""
+        borne_out = all(
+            arm.outcome.verdict.kind == self.recipe.answered_by
+            and (arm.outcome.certified or arm.outcome.arm.stop != "certificate")
+            for arm in self.arms
+        )
+        return " ".join(self.recipe.answers.split()) if self.recipe.answers and borne_out else None
+
+    @property
     def processes(self) -> tuple[ProcessObservation, ...]:
         """The last observation of each arm's worker."""
         lasts = [arm.outcome.recording.last for arm in self.arms]

@@ -56,7 +56,8 @@ def _of_series(arm: ArmResult, series: SeriesReport) -> tuple[CheckOutcome, str]
         return "undecided", f"{series.resource} rises, and may settle: {words}; {needs}"
     outcome = arm.outcome
     if series.resource != outcome.arm.resource:
-        return "passed", f"{series.resource}: no drift proven ({series.verdict})"
+        certain = "stable" if series.verdict == "stable" else "too early to certify it as stable"
+        return "passed", f"{series.resource}: no drift proven; {certain}"
     certificate = outcome.certificate
     if series.verdict == "stable" and outcome.certified and certificate is not None:
         often = 1 / certificate.events_per_cycle_bound

@@ -82,13 +82,14 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A checked recipe."""
+    """A checked recipe. `answers` holds where every arm's verdict is `answered_by`."""
 
     name: str
     path: str
     title: str
     about: str
     answers: str
+    answered_by: VerdictKind | None
     command: tuple[str, ...]
     load: Load
     server: Server

@@ -96,7 +96,8 @@ class _Table:
     def choice(self, key: str, allowed: tuple[str, ...], default: str) -> str:
         value: str = self.take(key, str, default)
         if value not in allowed:
-            raise self.reader.error(self.name, key, f"must be one of {', '.join(allowed)}, not {value!r}")
+            known = ", ".join(word for word in allowed if word)
+            raise self.reader.error(self.name, key, f"must be one of {known}, not {value!r}")
         return value
 
     def number(self, key: str, low: float, high: float, default: float) -> float:
@@ -185,6 +186,7 @@ class _Reader:
             title=head.take("title", str),
             about=head.take("about", str, ""),
             answers=head.take("answers", str, ""),
+            answered_by=head.choice("answered_by", ("", *get_args(VerdictKind)), "") or None,  # type: ignore[arg-type]
             command=worker.texts("command", ["ami", "worker", "run"], least=1),
             load=self._load(top.table("load")),
             server=Server(

@@ -116,20 +116,21 @@ def test_no_such_process(command) -> None:
 
 
 def test_process_that_ends_while_it_is_watched(target) -> None:
-    watch = subprocess.Popen(
-        [AMIDIAG, "rate", str(target.pid), "--for", "60s"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = [AMIDIAG, "rate", str(target.pid), "--for", "60s", "--json"]
+    watch = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watch.stderr is not None
     watch.stderr.readline()
     target.kill()
     target.wait()
-    _, errors = watch.communicate(timeout=30)
+    printed, errors = watch.communicate(timeout=30)
     assert watch.returncode == 3
-    assert "has ended" in errors or "there is no process" in errors
+    assert f"process {target.pid}" in errors and "has ended" in errors
     assert "Traceback" not in errors
+    data = json.loads(printed)
+    Draft202012Validator(schema()).validate(data)
+    assert data["processes"][0]["pid"] == target.pid
+    assert data["data"]["samples"] >= 1
+    assert "what was seen until then is judged" in data["notes"][0]
 
 
 def test_process_at_its_fd_limit() -> None:
