@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 from worker_rig import Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer, FaultSpec, ImageSpec, JobSpec
@@ -113,6 +114,27 @@ def test_a_second_signal_ends_at_once_with_its_children(server: AntennaServer, s
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 128 + signal.SIGTERM
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_killed_worker_leaves_no_process_behind(server: AntennaServer, start: Start, method: str) -> None:
+    server.add_job(job(*(ImageSpec(trap, slow_s=1) for trap in traps(40))))
+    changes = {"AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": method, "AMI_ANTENNA_API_BATCH_SIZE": 1}
+    process = start("run", server=server, AMI_NUM_WORKERS=2, **changes)
+    while server.state().results < 1:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    limit = time.monotonic() + 30
+    while (left := [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]) and (
+        time.monotonic() < limit
+    ):
+        time.sleep(0.05)
+    for child in left:
+        child.kill()
+    assert left == []
 
 
 def test_a_failing_start_is_an_internal_error(start: Start, server: AntennaServer, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -65,6 +67,19 @@ def build(settings: WorkerSettings, dataset: ImageDataset, sampler: TaskSampler)
 def in_loader_process(worker_id: int) -> None:
     """Runs first in each loader process: Ctrl-C reaches the whole group, but only the parent drains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="ami-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the worker is killed.
+
+    DataLoader's own watch asks for the parent process. Under forkserver that is the fork server, which lives
+    as long as its children do: both stay for ever, with every batch that was loaded.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class JobLoader:
