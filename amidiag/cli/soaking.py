@@ -40,6 +40,8 @@ def run_recipe(name: str, seed: int | None, cycles: int | None, keep: Path | Non
     except ProgramError as e:
         raise CommandError(str(e), ExitCode.CANNOT_OBSERVE) from e
     except (FileExistsError, NotADirectoryError, PermissionError) as e:
+        if keep is None:
+            raise
         raise CommandError(f"--keep {keep} cannot be used: {e.strerror}", ExitCode.USAGE) from e
 
 

@@ -152,11 +152,7 @@ def _conclusion(result: Result) -> Iterator[Text]:
     if missed:
         text = "Not shown: " + "; ".join(
             f"“{a.outcome.arm.name}” expected {a.outcome.arm.expect}, found {a.outcome.verdict.kind}"
-            + (
-                ""
-                if a.outcome.certified or a.outcome.arm.stop != "certificate"
-                else " without its certificate"
-            )
+            + (" without its certificate" if a.outcome.lacks_certificate else "")
             for a in missed
         )
     yield Text(text, style=style)

@@ -66,11 +66,12 @@ class ArmOutcome:
     @property
     def certified(self) -> bool:
         """Whether the certificate that the recipe asks for was reached."""
-        certificate = self.certificate
-        return (
-            certificate is not None
-            and certificate.events_per_cycle_bound <= self.arm.certificate_events_per_cycle
-        )
+        return self.arm.certified_by(self.certificate)
+
+    @property
+    def lacks_certificate(self) -> bool:
+        """Whether the arm is there to reach a certificate, and has not."""
+        return self.arm.stop == "certificate" and not self.certified
 
 
 def run_arm(recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: Listener) -> ArmOutcome:
@@ -138,7 +139,6 @@ class _Drive:
         self.sequential = Sequential(unit=unit_of(arm.resource), tolerance=arm.tolerance)
         self.job_ids: list[int] = []
         self._empty_jobs: dict[tuple[str, int], int] = {}
-        self._started = 0.0
 
     @property
     def seconds(self) -> float:
@@ -203,9 +203,7 @@ class _Drive:
         verdict = self.sequential.look()
         if verdict is None or self.arm.stop != "certificate" or verdict.kind == "leak":
             return verdict is not None
-        certificate = self.certificate()
-        bound = self.arm.certificate_events_per_cycle
-        return certificate is not None and certificate.events_per_cycle_bound <= bound
+        return self.arm.certified_by(self.certificate())
 
     def _wait_for_poll(self, limit: float) -> None:
         deadline = time.monotonic() + limit

@@ -62,8 +62,7 @@ class Result:
     def answer(self) -> str | None:
         """The recipe's answer to its question, once the verdicts bear it out."""
         borne_out = all(
-            arm.outcome.verdict.kind == self.recipe.answered_by
-            and (arm.outcome.certified or arm.outcome.arm.stop != "certificate")
+            arm.outcome.verdict.kind == self.recipe.answered_by and not arm.outcome.lacks_certificate
             for arm in self.arms
         )
         return " ".join(self.recipe.answers.split()) if self.recipe.answers and borne_out else None
@@ -130,8 +129,7 @@ def _shown(outcome: ArmOutcome) -> bool | None:
     expect = outcome.arm.expect
     if expect is None:
         return None
-    certified = outcome.certified or outcome.arm.stop != "certificate"
-    return outcome.verdict.kind == expect and certified
+    return outcome.verdict.kind == expect and not outcome.lacks_certificate
 
 
 def _with_proof(recipe: Recipe, arms: tuple[ArmResult, ...]) -> tuple[ArmResult, ...]:
@@ -177,6 +175,4 @@ def _open(arm: ArmResult) -> bool:
     if any(series.verdict == "growing" for series in arm.series):
         return True
     # A certificate that was asked for and not reached leaves its question open, even where growth is small.
-    return outcome.verdict.kind == "undecided" or (
-        outcome.arm.stop == "certificate" and not outcome.certified
-    )
+    return outcome.verdict.kind == "undecided" or outcome.lacks_certificate

@@ -62,7 +62,7 @@ def _of_series(arm: ArmResult, series: SeriesReport) -> tuple[CheckOutcome, str]
     if series.verdict == "stable" and outcome.certified and certificate is not None:
         often = 1 / certificate.events_per_cycle_bound
         return "passed", f"{series.resource} is flat: fewer than 1 leak event in {often:.0f} polls"
-    if series.verdict == "stable" and outcome.arm.stop != "certificate":
+    if series.verdict == "stable" and not outcome.lacks_certificate:
         return "passed", f"{series.resource} is stable: grows by less than {series.upper_bound:.3g} per poll"
     return "undecided", f"{series.resource} is undecided; {needs}"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from amidiag.model import VerdictKind
+from amidiag.model import Certificate, VerdictKind
 
 Format = Literal["jpeg", "png"]
 
@@ -56,6 +56,13 @@ class Arm:
     certificate_events_per_cycle: float
     expect: VerdictKind | None
     faults: tuple[str, ...]
+
+    def certified_by(self, certificate: Certificate | None) -> bool:
+        """Whether a certificate is as strict as this arm asks for."""
+        return (
+            certificate is not None
+            and certificate.events_per_cycle_bound <= self.certificate_events_per_cycle
+        )
 
     @property
     def tolerance(self) -> float | None:
