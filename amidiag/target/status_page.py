@@ -19,13 +19,13 @@ import contextlib
 import json
 import mmap
 import os
-import stat
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from .private_files import boot_id, private_dir, runtime_dir, start_ticks
 
 MAGIC = b"AMIDIAG\0"
 VERSION = 1
@@ -40,44 +40,6 @@ W_COUNTERS = 10
 W_BOOT_ID = 16
 _COUNTER_WORD = {name: W_COUNTERS + i for i, name in enumerate(COUNTERS)}
 _STATE_CODE = {name: i for i, name in enumerate(STATES)}
-
-
-def runtime_dir() -> str:
-    """The private directory for status pages: `$AMIDIAG_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/amidiag`,
-    else `amidiag-UID` under the temporary directory. Never /dev/shm: that is what we measure."""
-    named = os.environ.get("AMIDIAG_RUNTIME_DIR")
-    if named:
-        return named
-    xdg = os.environ.get("XDG_RUNTIME_DIR")
-    if xdg and os.path.isdir(xdg):
-        return os.path.join(xdg, "amidiag")
-    return os.path.join(tempfile.gettempdir(), f"amidiag-{os.getuid()}")
-
-
-def private_dir(path: str) -> str:
-    """Make `path` if it is missing and check that it is ours alone.
-
-    Raises:
-        PermissionError: the path is a link, another user's, or open to others.
-        OSError: it cannot be made.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.makedirs(path, mode=0o700)
-    info = os.lstat(path)
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise PermissionError(f"{path} is not a directory that belongs to this user alone (mode 0700)")
-    return path
-
-
-def _start_ticks() -> int:
-    # Field 22; the name in field 2 may hold spaces and brackets, so count from its last bracket.
-    with open("/proc/self/stat", "rb") as f:
-        return int(f.read().rpartition(b")")[2].split()[19])
-
-
-def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as f:
-        return f.read().strip()
 
 
 def _sweep(directory: str) -> None:
@@ -154,7 +116,7 @@ class StatusPage:
         self._settings = _json(dict(settings or {}))
         directory = private_dir(runtime_dir())
         _sweep(directory)
-        start = _start_ticks()
+        start = start_ticks()
         path = os.path.join(directory, f"{self._pid}-{start}{SUFFIX}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self.path = path
@@ -172,7 +134,7 @@ class StatusPage:
 
     def _fill(self, memory: _Memory, start: int) -> None:
         words = memory.words
-        memory.bytes[W_BOOT_ID * 8 : W_BOOT_ID * 8 + 40] = _boot_id().encode().ljust(40, b"\0")[:40]
+        memory.bytes[W_BOOT_ID * 8 : W_BOOT_ID * 8 + 40] = boot_id().encode().ljust(40, b"\0")[:40]
         words[W_VERSION] = VERSION
         words[W_SIZE] = PAGE_SIZE
         words[W_PID] = self._pid
