@@ -48,11 +48,9 @@ class CallSites:
     def number(self, frame: FrameType | None) -> int:
         """The number of the site of `frame`, from 1; 0 if the table has no room for it."""
         key: list[int] = []
-        add = key.append
         caller, depth = frame, DEPTH
         while caller is not None and depth:
-            add(id(caller.f_code))
-            add(caller.f_lasti)
+            key += (id(caller.f_code), caller.f_lasti)
             caller = caller.f_back
             depth -= 1
         site = self._known.get(tuple(key))

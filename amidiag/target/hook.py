@@ -9,10 +9,22 @@ import functools
 from collections.abc import Callable
 from sys import _getframe
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 Note = Callable[[Any, "tuple[Any, ...]", FrameType], None]
-"""What to do with (result, arguments, caller's frame). It never raises what is its own."""
+"""What to do with (result, arguments, caller's frame)."""
+
+
+class Owner(Protocol):
+    """Whose hooks these are. They only pass through while it has no `region`."""
+
+    region: Any
+
+    def swallow(self, error: Exception) -> None:
+        """Count what a note has raised, if it is ours."""
+
+    def failed(self, error: BaseException) -> None:
+        """Be told of what the original has raised. Never raises."""
 
 
 class Hook:
@@ -27,13 +39,13 @@ class Hook:
         original: Callable[..., Any],
         module: str,
         note: Note,
-        failed: Callable[[BaseException], None],
+        owner: Owner,
         prepare: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None,
     ) -> None:
-        """`prepare` may change the arguments; `failed` is told of what the original raises."""
+        """`prepare` may change the arguments."""
         self._original = original
         self._note = note
-        self._failed = failed
+        self._owner = owner
         self._prepare = prepare
         self.__module__ = module
 
@@ -43,10 +55,14 @@ class Hook:
         try:
             result = self._original(*args, **kwargs)
         except BaseException as error:
-            self._failed(error)
+            self._owner.failed(error)
             without_this_frame(error)
             raise
-        self._note(result, args, _getframe(1))
+        if self._owner.region is not None:
+            try:
+                self._note(result, args, _getframe(1))
+            except Exception as error:  # noqa: BLE001 - see Tracer.swallow
+                self._owner.swallow(error)
         return result
 
     @property
@@ -77,7 +93,7 @@ class Hook:
         return str(self._original.__name__)
 
 
-def method(original: Callable[..., Any], note: Note, failed: Callable[[BaseException], None]) -> Any:
+def method(original: Callable[..., Any], note: Note, owner: Owner) -> Any:
     """A function in the place of a method or function written in Python."""
 
     @functools.wraps(original)
@@ -85,10 +101,14 @@ def method(original: Callable[..., Any], note: Note, failed: Callable[[BaseExcep
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
-            failed(error)
+            owner.failed(error)
             without_this_frame(error)
             raise
-        note(result, args, _getframe(1))
+        if owner.region is not None:
+            try:
+                note(result, args, _getframe(1))
+            except Exception as error:  # noqa: BLE001 - see Tracer.swallow
+                owner.swallow(error)
         return result
 
     return hooked

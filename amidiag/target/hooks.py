@@ -105,33 +105,18 @@ class _Hooks:
         original = getattr(holder, name, None)
         if original is not None and type(original) is not Hook:
             module = "builtins" if holder is io else holder.__name__
-            self._set(holder, name, Hook(original, module, self._guarded(note), self._failed, prepare))
+            self._set(holder, name, Hook(original, module, note, self._tracer, prepare))
 
     def _wrap(self, holder: Any, name: str, note: Note) -> None:
         """A hook in the place of a function written in Python."""
         original = getattr(holder, name, None)
         if original is not None:
-            self._set(holder, name, method(original, self._guarded(note), self._failed))
+            self._set(holder, name, method(original, note, self._tracer))
 
     @staticmethod
     def _set(holder: Any, name: str, hook: Any) -> None:
         _Installed.put.append((holder, name, hook, vars(holder).get(name, _INHERITED)))
         setattr(holder, name, hook)
-
-    def _failed(self, error: BaseException) -> None:
-        self._tracer.guarded(self._tracer.failed, error)
-
-    def _guarded(self, note: Note) -> Note:
-        tracer = self._tracer
-
-        def guarded(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            if tracer.region is not None:
-                try:
-                    note(result, args, frame)
-                except Exception as e:  # noqa: BLE001 - see swallow
-                    tracer.swallow(e)
-
-        return guarded
 
     def _fd(self, kind: int) -> Note:
         return lambda fd, _, frame: self._tracer.note_fd(kind, fd, frame)
@@ -241,7 +226,7 @@ class _Hooks:
         """A hook in the place of a static or class method: both are called without an instance."""
         original = getattr(holder, name, None)
         if original is not None:
-            self._set(holder, name, staticmethod(method(original, self._guarded(note), self._failed)))
+            self._set(holder, name, staticmethod(method(original, note, self._tracer)))
 
 
 def _nothing(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:

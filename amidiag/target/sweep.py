@@ -10,7 +10,7 @@ import resource
 
 # The unhooked one: what the tracer opens for itself is no business of the program.
 from _io import open as _open
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .trace_layout import BY_ADDRESS, BY_FD, BY_INODE, BY_PROCESS, KIND
 
@@ -20,39 +20,43 @@ _MOST_FDS = 1 << 20
 # A segment may be mapped and held by no FD.
 _MAY_BE_MAPPED = frozenset(KIND[name] for name in ("shm", "memfd", "storage", "received"))
 
-Entry = tuple[tuple[int, ...], int, tuple[int, ...]]
-"""Key, slot, and what the slot holds (trace_layout.SLOT)."""
+Key = tuple[int, ...]
+Record = tuple[int, ...]
+"""What a slot holds: trace_layout.SLOT."""
 
 
-def closed(entries: Sequence[Entry]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """(key, slot) of what is not open any more. What cannot be asked counts as open."""
-    inodes, by_fd = _open_inodes()
-    mapped: tuple[set[tuple[int, int]], set[int]] | None = None
-    asked = False
-    for key, slot, (_, kind, keyed, fd, device, inode, _, _, _, extra, _) in entries:
-        if keyed == BY_INODE:
-            gone = (device, inode) not in inodes
-        elif keyed == BY_FD:
-            gone = by_fd.get(fd) != (device, inode)
-        elif keyed == BY_ADDRESS:
-            gone = True
-        else:
-            gone = not os.path.exists(f"/proc/{inode}" if keyed == BY_PROCESS else f"/proc/self/task/{inode}")
-        if gone and (keyed == BY_ADDRESS or (keyed == BY_INODE and kind in _MAY_BE_MAPPED)):
-            if not asked:
-                mapped, asked = _mapped(len(by_fd)), True
-            gone = mapped is not None and not (
-                extra in mapped[1] if keyed == BY_ADDRESS else (device, inode) in mapped[0]
-            )
-        if gone:
-            yield key, slot
+def closed(slots: Sequence[tuple[Key, int]], record: Callable[[int], Record]) -> list[tuple[Key, int]]:
+    """Which of (key, slot) are not open any more. What cannot be asked counts as open. Raises OSError.
+
+    `record` gives what a slot holds; keys are those of `Region.note`.
+    """
+    by_fd = _open_files()
+    inodes = {(BY_INODE, device, inode) for device, inode in by_fd.values()}
+    # Most of what is in a full table is closed pipes and sockets: one look at each.
+    suspects = [item for item in slots if item[0] not in inodes]
+    found, unsure = [], []
+    for item in suspects:
+        _, kind, keyed, fd, device, inode = record(item[1])[:6]
+        if keyed == BY_ADDRESS or (keyed == BY_INODE and kind in _MAY_BE_MAPPED):
+            unsure.append(item)
+        elif keyed == BY_INODE or not _exists(keyed, fd, device, inode, by_fd):
+            found.append(item)
+    mapped = _mapped(len(by_fd)) if unsure else None
+    return found if mapped is None else found + [item for item in unsure if item[0] not in mapped]
+
+
+def _exists(keyed: int, fd: int, device: int, inode: int, by_fd: Mapping[int, tuple[int, int]]) -> bool:
+    if keyed == BY_FD:
+        return by_fd.get(fd) == (device, inode)
+    return os.path.exists(f"/proc/{inode}" if keyed == BY_PROCESS else f"/proc/self/task/{inode}")
 
 
 def _near_the_limit(open_now: int) -> bool:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - open_now < _HEADROOM
 
 
-def _open_inodes() -> tuple[set[tuple[int, int]], dict[int, tuple[int, int]]]:
+def _open_files() -> dict[int, tuple[int, int]]:
+    """(device, inode) of every open FD."""
     by_fd = {}
     # Since Linux 6.2 this is how many there are; 0 before.
     count = os.stat("/proc/self/fd").st_size
@@ -64,7 +68,7 @@ def _open_inodes() -> tuple[set[tuple[int, int]], dict[int, tuple[int, int]]]:
         by_fd[fd] = info.st_dev, info.st_ino
         if len(by_fd) == count:
             break
-    return set(by_fd.values()), by_fd
+    return by_fd
 
 
 def _numbers(count: int) -> Iterable[int]:
@@ -78,19 +82,19 @@ def _numbers(count: int) -> Iterable[int]:
     return range(soft if 0 <= soft < _MOST_FDS else _MOST_FDS)
 
 
-def _mapped(open_now: int) -> tuple[set[tuple[int, int]], set[int]] | None:
-    """(device, inode) and start of every mapping that has an inode; None if it cannot be asked now."""
+def _mapped(open_now: int) -> set[Key] | None:
+    """Keys of what is mapped, by inode and by address; None if it cannot be asked now."""
     if _near_the_limit(open_now):
         return None
-    keys, starts = set(), set()
+    keys: set[Key] = set()
     try:
         with _open("/proc/self/maps", "rb") as maps:
             for line in maps:
                 addresses, _, _, device, inode = line.split(None, 5)[:5]
                 if inode != b"0":
                     major, minor = device.split(b":")
-                    keys.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
-                    starts.add(int(addresses.split(b"-")[0], 16))
+                    keys.add((BY_INODE, os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+                    keys.add((BY_ADDRESS, int(addresses.split(b"-")[0], 16)))
     except OSError:
         return None
-    return keys, starts
+    return keys

@@ -46,6 +46,8 @@ _FIRST_SWEEP = 4096
 _FULL_PAUSE = 1_000_000_000
 _EMFILE_PAUSE = 60_000_000_000
 _SPINS = 200
+# A slot in words of 8 bytes: the second begins with the kind, the fifth is the time.
+_SLOT_WORDS, _KIND_WORD, _TIME_WORD = SLOT_SIZE // 8, 1, 4
 
 
 def boottime() -> int:
@@ -60,6 +62,7 @@ class Region:
         self._memory = memory
         self.words = memoryview(memory)[at : at + REGION_HEADER_SIZE].cast("Q")
         self._slots_at = at + geometry.slots_at
+        self._slot_words = memoryview(memory)[self._slots_at : at + geometry.sites_at].cast("Q")
         self._capacity = geometry.slots
         self._sites = CallSites(memory, at, geometry, self.words)
         self._slot_of: dict[Key, int] = {}
@@ -192,8 +195,7 @@ class Region:
         if not self._sweeping.acquire(False):
             return
         try:
-            entries = [(key, slot, self._record(slot)) for key, slot in list(self._slot_of.items())]
-            for key, slot in sweep.closed(entries):
+            for key, slot in sweep.closed(list(self._slot_of.items()), self._record):
                 self._release(key, slot, began)
             self.words[R_SWEEPS] += 1
             self.words[R_SWEPT_AT] = boottime()
@@ -206,9 +208,11 @@ class Region:
 
     def _release(self, key: Key, slot: int, began: int) -> None:
         # Noted anew since the sweep began, or just taken and not yet written: then it is not ours to free.
-        if self._record(slot)[6] >= began or self._slot_of.get(key) != slot:
+        words, at = self._slot_words, slot * _SLOT_WORDS
+        taken = words[at + _KIND_WORD] & 0xFFFF == 0
+        if taken or words[at + _TIME_WORD] >= began or self._slot_of.get(key) != slot:
             return
         self._slot_of.pop(key, None)
-        at = self._slots_at + slot * SLOT_SIZE
-        self._memory[at : at + SLOT_SIZE] = bytes(SLOT_SIZE)
+        # Kind 0 is a free slot.
+        words[at + _KIND_WORD] = 0
         self._free.append(slot)

@@ -150,9 +150,9 @@ class Tracer:
             region.note(kind, keyed, -1, 0, number, frame, number)
 
     def failed(self, error: BaseException) -> None:
-        """A creation failed: count it if FDs ran out."""
+        """A creation failed: count it if FDs ran out. Never raises."""
         if isinstance(error, OSError) and error.errno in _OUT_OF_FDS and self.region is not None:
-            self.region.failed_for_want_of_fds()
+            self.guarded(self.region.failed_for_want_of_fds)
 
     def _before_fork(self) -> None:
         if self.region is not None:
