@@ -51,7 +51,10 @@ class Hook:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._prepare is not None:
-            args = self._prepare(args)
+            try:
+                args = self._prepare(args)
+            except Exception as error:  # noqa: BLE001 - see Tracer.swallow
+                self._owner.swallow(error)
         try:
             result = self._original(*args, **kwargs)
         except BaseException as error:

@@ -115,9 +115,10 @@ def child_list(given: Sequence[Any] | None) -> Sequence[Any] | None:
     ]
 
 
-def child_mapping(given: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def child_mapping(given: Any) -> Any:
     """The same for a mapping, as `execve` and `posix_spawn` take it, with names as text or bytes."""
-    if not _State.on:
+    # Of other classes than these the methods are the program's own code.
+    if not _State.on or not isinstance(given, (dict, type(os.environ))):
         return given
     plain = {os.fsdecode(key): os.fsdecode(value) for key, value in given.items()}
     return {**plain, _PATH: with_boot(plain.get(_PATH))} if wanted(plain) else given

@@ -22,6 +22,8 @@ from .trace_layout import BY_FD, BY_INODE
 from .trace_region import Region
 
 _OWN_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Where the functions of Python's own that we call are written.
+_CALLED = {f.__code__.co_filename for f in (os.fsdecode, os.path.join, os.path.exists)}
 _OUT_OF_FDS = (errno.EMFILE, errno.ENFILE)
 # This package, as installed and as `boot/sitecustomize.py` loads it where it is not.
 _NAMES = ("amidiag.target.tracer", "_amidiag_target.tracer")
@@ -232,11 +234,18 @@ def _slots(default: int) -> int:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the innermost frame is in this package: signal handlers run between any two of our steps."""
+    """Whether it was raised by this package, or by `os` on its behalf.
+
+    Signal handlers run between any two of our steps, and what they raise must reach the program: of that
+    the innermost frame is theirs.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is None or trace.tb_frame.f_code.co_filename.startswith(_OWN_DIRECTORY)
+    if trace is None:
+        return True
+    file = trace.tb_frame.f_code.co_filename
+    return file.startswith(_OWN_DIRECTORY) or file in _CALLED
 
 
 def _device_of(path: str) -> int:

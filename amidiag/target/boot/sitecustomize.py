@@ -2,14 +2,15 @@
 
 Python imports `sitecustomize` at every start (module `site`). Afterwards the program finds its path, its
 PYTHONPATH and its own `sitecustomize`, if there is one, as they would be without us. Written for any
-Python 3, since any may be started; the tracer needs CPython 3.10.
+Python, since any may be started; the tracer needs CPython 3.10.
 """
 
 import os
 import sys
 
 
-def _begin() -> None:
+def _begin():
+    # type: () -> None
     if sys.version_info < (3, 10) or sys.implementation.name != "cpython":
         return
     # Under a name of its own: whatever amidiag the program itself may import stays what it would be.
@@ -32,13 +33,13 @@ try:
     _begin()
 except Exception as error:  # noqa: BLE001 - a program must not stop because it cannot be traced
     if sys.stderr is not None:
-        sys.stderr.write("amidiag: tracing is off: %s: %s\n" % (type(error).__name__, error))  # noqa: UP031
+        sys.stderr.write("amidiag: tracing is off: %s: %s\n" % (type(error).__name__, error))
 
 _ours = sys.modules.pop(__name__)
 try:
     import sitecustomize  # type: ignore[import-not-found] # noqa: F401 - the program's own
 except ImportError as error:
-    if error.name != "sitecustomize":
+    if getattr(error, "name", "sitecustomize") != "sitecustomize":
         raise
     # The import system expects to find what it has just imported.
     sys.modules[__name__] = _ours
