@@ -64,6 +64,8 @@ def run_command(
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
     _say_remarks(loaded)
+    if loaded.settings.diag_trace:
+        _trace()
     wait_passively()
     from worker import service
     from worker.settings import SettingsError
@@ -145,6 +147,15 @@ def run() -> None:
         # A torch whose libraries do not load raises OSError or ImportError: Python's own code would be 1.
         logging.getLogger(__name__).exception("internal error")
         sys.exit(exit_codes.INTERNAL)
+
+
+def _trace() -> None:
+    """Before torch is imported: what it opens is seen too."""
+    from amidiag.target import tracer
+
+    error = tracer.install().error
+    if error is not None:
+        logging.getLogger(__name__).warning("tracing is off: %s", error)
 
 
 def _log_to_stderr(level: str) -> None:

@@ -143,6 +143,11 @@ class WorkerSettings(BaseModel):
         "a number > 0",
         gt=0.0,
     )
+    diag_trace: bool = _setting(
+        False,
+        "Keep from where this worker and its loader processes open FDs and shared memory, for `amidiag trace`.",
+        "true or false",
+    )
 
     @field_validator("antenna_api_base_url")
     @classmethod

@@ -203,7 +203,7 @@ def install(*, children: bool = True, slots: int = SLOTS) -> Tracer:
     """Switch tracing on in this process and in those that it forks, and give the tracer. Never raises.
 
     `children`: Python programs that it starts are traced too, by `AMI_DIAG_TRACE` in their environment.
-    `slots`: how many resources the table holds; `AMI_DIAG_TRACE_SLOTS` in the environment wins.
+    `slots`: how many resources the table holds; `AMIDIAG_TRACE_SLOTS` in the environment wins.
     A second call gives the same tracer. Where it cannot be switched on, `Tracer.error` says why.
     """
     tracer = _existing()
@@ -229,7 +229,7 @@ def _existing() -> Tracer:
 
 
 def _slots(default: int) -> int:
-    text = os.environ.get("AMI_DIAG_TRACE_SLOTS", "")
+    text = os.environ.get("AMIDIAG_TRACE_SLOTS", "")
     return min(max(int(text), 16), 1 << 22) if text.isdigit() else default
 
 
