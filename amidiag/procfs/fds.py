@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from amidiag.procfs.errors import explain
-from amidiag.procfs.mounts import Mounts, read_mounts
-from amidiag.procfs.segments import MEMFD, SHM_DIRECTORY, Segment, kind_of, segment_of
+from amidiag.procfs.file_types import DELETED, TypeAsker
+from amidiag.procfs.segments import Segment, kind_of, segment_of
 
 READ, WRITE = 1, 2
-DELETED = " (deleted)"
 
 # A pipe is known by its link, "pipe:[4711]"; a FIFO by (device, inode).
 PipeKey = str | tuple[int, int]
@@ -26,17 +25,6 @@ PipeEnd = tuple[str, PipeKey, int]
 _NAMESPACES = frozenset(
     ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
 )
-# File systems of the kernel's own, mounted nowhere: the link looks like a path.
-_KERNEL_FILES = {"/dmabuf:": "dmabuf", "/secretmem": "secretmem"}
-_TYPE_OF_MODE = {
-    modes.S_IFREG: "regular",
-    modes.S_IFDIR: "directory",
-    modes.S_IFCHR: "device",
-    modes.S_IFBLK: "block_device",
-    modes.S_IFIFO: "fifo",
-    modes.S_IFSOCK: "socket",
-    modes.S_IFLNK: "symlink",
-}
 
 
 @dataclass(slots=True)
@@ -148,14 +136,11 @@ class _Scanner:
     def __init__(self, pid: int, name: str | None, directory: int, *, ends: bool) -> None:
         self._with_ends = ends
         self._result = FdScan(pid)
-        self._name = name
         self._directory = directory
-        self._mounts: Mounts | None = None
-        self._own_mounts: Mounts | None = None
-        self._type_of_path: dict[str, str] = {}
+        self._types = TypeAsker(pid, name, directory)
 
     def run(self, links: list[tuple[str, str]]) -> FdScan:
-        counts = self._result.by_type
+        counts, known = self._result.by_type, self._types.known
         for fd, target in links:
             kind: str | None
             if target.startswith("pipe:["):
@@ -164,11 +149,11 @@ class _Scanner:
             elif target[0] != "/":
                 kind = type_without_path(target)
             else:
-                # One path is one file, so that a thousand FDs on it cost one question. Not so for
-                # unlinked ones, which may have had the same name one after the other.
-                kind = self._type_of_path.get(target) or self._type_by_asking(fd, target)
+                answer = known.get(target)
+                kind = answer[0] if answer is not None else self._type_by_asking(fd, target)
             if kind is not None:
                 counts[kind] = counts.get(kind, 0) + 1
+        self._result.not_asked = self._types.not_asked
         return self._result
 
     def _add_end(self, fd: str, key: PipeKey) -> None:
@@ -180,66 +165,16 @@ class _Scanner:
             return  # Closed since the listing.
 
     def _type_by_asking(self, fd: str, target: str) -> str | None:
-        for prefix, kernel_type in _KERNEL_FILES.items():
-            if target.startswith(prefix):
-                return kernel_type
-        if not self._may_ask(fd, target):
-            return self._type_without_asking(target)
-        try:
-            answer = os.stat(fd, dir_fd=self._directory)
-        except FileNotFoundError:
+        found = self._types.ask(fd, target)
+        if found is None:
             return None  # Closed since the listing.
-        return self._type_of(fd, target, answer)
-
-    def _may_ask(self, fd: str, target: str) -> bool:
-        """Whether `stat` through the link is safe.
-
-        It is answered by the file system of the open file, which for nfs or fuse may be dead: then it
-        never returns. A prefix of the path is no proof of the mount (it may be detached or covered), so
-        fdinfo is asked for its id. Memory of the kernel has no such risk.
-        """
-        if target.startswith(MEMFD):
-            return True
-        if self._mounts is None:
-            self._mounts = read_mounts(self._result.pid, self._name)
-        if target.startswith(SHM_DIRECTORY) and self._mounts.only_tmpfs_at("/dev/shm"):
-            return True
-        mount_id = self._mount_id(fd)
-        if mount_id is None or self._mounts.is_local(mount_id):
-            return mount_id is not None
-        # Opened in another mount namespace and inherited, as the output of a container: perhaps in ours.
-        if self._own_mounts is None:
-            self._own_mounts = read_mounts(os.getpid())
-        return self._own_mounts.is_local(mount_id)
-
-    def _mount_id(self, fd: str) -> int | None:
-        try:
-            with open(f"/proc/{self._result.pid}/fdinfo/{fd}", "rb", buffering=0) as file:
-                _, found, rest = file.read().partition(b"mnt_id:")
-        except FileNotFoundError:
-            return None  # Closed since the listing.
-        return int(rest.split(None, 1)[0]) if found else None
-
-    def _type_without_asking(self, target: str) -> str:
-        if target.startswith("/dev/") and not target.startswith(SHM_DIRECTORY):
-            return "device"
-        self._result.not_asked += 1
-        return "file"
-
-    def _type_of(self, fd: str, target: str, answer: os.stat_result) -> str:
-        kind = _TYPE_OF_MODE.get(modes.S_IFMT(answer.st_mode), "file")
+        kind, answer = found
+        if answer is None:
+            return kind
         if kind == "fifo":
             key = (answer.st_dev, answer.st_ino)
             self._result.fifo_names[key] = target.removesuffix(DELETED).rpartition("/")[2]
             self._add_end(fd, key)
-            return kind
-        if kind == "regular":
-            shm_kind = kind_of(target)
-            if shm_kind is not None:
-                self._result.segments.append(segment_of(target, shm_kind, answer))
-                kind = "memfd" if shm_kind == "memfd" else "shm"
-            elif answer.st_nlink == 0:
-                return "deleted"
-        if not target.endswith(DELETED):
-            self._type_of_path[target] = kind
+        elif kind in ("shm", "memfd"):
+            self._result.segments.append(segment_of(target, kind_of(target) or kind, answer))
         return kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from amidiag.procfs.processes import read_file
 
 # File systems whose `stat` of an open file is answered by this kernel alone. Whatever is not named here
@@ -22,11 +24,13 @@ class Mounts:
 
     def __init__(self, data: bytes) -> None:
         self._type_by_id: dict[int, str] = {}
+        self._device_by_id: dict[int, str] = {}
         self._points: list[tuple[str, str]] = []
         for line in data.decode("utf-8", "surrogateescape").splitlines():
             fields, _, tail = line.partition(" - ")
             words, fs_type = fields.split(" ", 5), tail.partition(" ")[0]
             self._type_by_id[int(words[0])] = fs_type
+            self._device_by_id[int(words[0])] = words[2]
             self._points.append((words[4], fs_type))
 
     def is_local(self, mount_id: int) -> bool:
@@ -36,6 +40,11 @@ class Mounts:
         server) while the file stayed open, or one of another namespace.
         """
         return self._type_by_id.get(mount_id) in LOCAL
+
+    def device_of(self, mount_id: int) -> int | None:
+        """`st_dev` of the files on that mount, but for file systems with several (btrfs); None if not in the table."""
+        major, _, minor = self._device_by_id.get(mount_id, "").partition(":")
+        return os.makedev(int(major), int(minor)) if minor else None
 
     def type_at(self, point: str) -> str | None:
         """Type of the topmost file system mounted at exactly that path."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from amidiag.model import PeerCounts
 from amidiag.procfs.errors import ProcessGone, explain
 from amidiag.procfs.fds import (
-    DELETED,
     READ,
     WRITE,
     FdScan,
@@ -26,6 +25,7 @@ from amidiag.procfs.fds import (
     read_links,
     size_is_count,
 )
+from amidiag.procfs.file_types import DELETED
 from amidiag.procfs.mounts import read_mounts
 from amidiag.procfs.probe import FarEndProbe
 from amidiag.procfs.processes import all_pids, read_stat

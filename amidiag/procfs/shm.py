@@ -33,7 +33,9 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mapping:
+class SharedMapping:
+    """Shared memory in an address space, from `start` to before `end`. `name` is the path, or the kernel's name."""
+
     key: Key
     kind: str
     name: str
@@ -49,15 +51,25 @@ def read_holding(scan: FdScan, name: str | None = None) -> Holding:
     """
     segments = {segment.key: segment for segment in scan.segments}
     mappings, devices = parse_maps(read_file(scan.pid, "maps", "the memory map", name))
+    follower = Follower(scan.pid, name)
     for mapping in mappings:
         if mapping.key not in segments:
-            segments[mapping.key] = _follow(scan.pid, mapping)
+            segments[mapping.key] = follower.follow(mapping)
     return Holding(segments, devices)
 
 
-def parse_maps(data: bytes) -> tuple[list[_Mapping], int]:
-    """Mappings of shared memory in `/proc/PID/maps` (proc_pid_maps(5)), and how many are of devices."""
-    found: dict[Key, _Mapping] = {}
+def parse_maps(data: bytes) -> tuple[list[SharedMapping], int]:
+    """The first mapping of each segment in `/proc/PID/maps` (proc_pid_maps(5)), and how many are of devices."""
+    mappings, devices = all_mappings(data)
+    found: dict[Key, SharedMapping] = {}
+    for mapping in mappings:
+        found.setdefault(mapping.key, mapping)
+    return list(found.values()), devices
+
+
+def all_mappings(data: bytes) -> tuple[list[SharedMapping], int]:
+    """Every mapping of shared memory in `/proc/PID/maps`, and how many distinct devices are mapped."""
+    found: list[SharedMapping] = []
     devices: set[str] = set()
     for line in data.splitlines():
         fields = line.split(None, 5)
@@ -72,25 +84,42 @@ def parse_maps(data: bytes) -> tuple[list[_Mapping], int]:
         major, _, minor = fields[3].partition(b":")
         key = os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
         start, _, end = fields[0].partition(b"-")
-        found.setdefault(key, _Mapping(key, kind, target, int(start, 16), int(end, 16)))
-    return list(found.values()), len(devices)
+        found.append(SharedMapping(key, kind, target, int(start, 16), int(end, 16)))
+    return found, len(devices)
 
 
-def _follow(pid: int, mapping: _Mapping) -> Segment:
-    """Ask the mapped file for its blocks; by its path or as SysV segment where `map_files` is refused."""
-    # All of these are memory of the kernel: a stat cannot block, unlike one of any mapped file.
-    ways = [f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"]
-    if mapping.name.startswith(SHM_DIRECTORY) and read_mounts(pid).only_tmpfs_at("/dev/shm"):
-        ways.append(f"/proc/{pid}/root{mapping.name}")
-    for way in ways:
-        try:
-            segment = segment_of(mapping.name, mapping.kind, os.stat(way))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # Unmapped, unlinked, its process ended, or not for this user: then the next way.
-        if segment.key == mapping.key:
+class Follower:
+    """Asks mapped files of one process for their blocks, where this user may."""
+
+    def __init__(self, pid: int, name: str | None = None) -> None:
+        self._pid = pid
+        self._name = name
+        self._dev_shm_is_tmpfs: bool | None = None
+
+    def follow(self, mapping: SharedMapping) -> Segment:
+        """The segment behind a mapping: by its path or as SysV segment where `map_files` is refused."""
+        # All of these are memory of the kernel: a stat cannot block, unlike one of any mapped file.
+        way = f"/proc/{self._pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+        segment = _ask(way, mapping)
+        if segment is None and mapping.name.startswith(SHM_DIRECTORY) and self._is_tmpfs():
+            segment = _ask(f"/proc/{self._pid}/root{mapping.name}", mapping)
+        if segment is not None:
             return segment
-    allocated = _sysv_bytes(pid, mapping.key[1]) if mapping.kind == "sysv" else None
-    return Segment(*mapping.key, mapping.kind, mapping.name, None, allocated)
+        allocated = _sysv_bytes(self._pid, mapping.key[1]) if mapping.kind == "sysv" else None
+        return Segment(*mapping.key, mapping.kind, mapping.name, None, allocated)
+
+    def _is_tmpfs(self) -> bool:
+        if self._dev_shm_is_tmpfs is None:
+            self._dev_shm_is_tmpfs = read_mounts(self._pid, self._name).only_tmpfs_at("/dev/shm")
+        return self._dev_shm_is_tmpfs
+
+
+def _ask(way: str, mapping: SharedMapping) -> Segment | None:
+    try:
+        segment = segment_of(mapping.name, mapping.kind, os.stat(way))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # Unmapped, unlinked, its process ended, or not for this user: then the next way.
+    return segment if segment.key == mapping.key else None
 
 
 def _sysv_bytes(pid: int, shmid: int) -> int | None:
