@@ -14,6 +14,7 @@ import click
 import typer
 
 from amidiag.cli import fds, gate, rate, schema, soak
+from amidiag.cli import run as run_program
 from amidiag.cli.door import CommandError, report_error, stderr, stdout
 from amidiag.model import ExitCode
 from amidiag.procfs.errors import CannotObserve
@@ -70,15 +71,19 @@ def _interruptible(command: Callable[..., int], interrupted: str) -> Callable[..
     return run_command
 
 
-for _module in (fds, rate, soak, gate, schema):
+for _module in (fds, run_program, rate, soak, gate, schema):
     _interrupted = "interrupted; what was started has been ended" if _module in _STARTING else "interrupted"
-    app.command(_module.NAME, epilog=_module.EXAMPLES)(_interruptible(_module.command, _interrupted))
+    _settings = getattr(_module, "SETTINGS", None)
+    app.command(_module.NAME, epilog=_module.EXAMPLES, context_settings=_settings)(
+        _interruptible(_module.command, _interrupted)
+    )
 
 
 def main(arguments: list[str]) -> int:
     """Run one command in this process and return its exit code."""
-    as_json = "--json" in arguments
     command = next((word for word in arguments if not word.startswith("-")), "")
+    # After `run` it is a word of the program that is run.
+    as_json = "--json" in arguments and command != run_program.NAME
     try:
         return int(app(arguments, standalone_mode=False) or 0)
     except SystemExit as e:
