@@ -258,3 +258,83 @@ def test_nothing_heavy_is_imported(env) -> None:
     assert "typer" in imported
     heavy = {"rich", "torch", "numpy", "psutil", "amidiag.procfs.observe", "amidiag.attach"}
     assert not heavy & imported
+
+
+# Says of itself whether it has a call-site table, while it has one: an orderly end takes it away.
+PROBE = """
+import os, sys
+tables = os.listdir(os.environ["AMIDIAG_RUNTIME_DIR"]) if os.path.isdir(os.environ["AMIDIAG_RUNTIME_DIR"]) else []
+mine = any(name.startswith("%d-" % os.getpid()) for name in tables)
+sys.stdout.write("%d.%d %s\\n" % (sys.version_info[0], sys.version_info[1], "traced" if mine else "not traced"))
+"""
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> str:
+    path = tmp_path / "probe.py"
+    path.write_text(PROBE)
+    return str(path)
+
+
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]} traced\n".encode()
+
+
+def test_python_is_traced_wherever_it_is_started(env, probe, tmp_path) -> None:
+    """By a shell, by a shell script, as a grandchild through os.system, posix_spawn and exec, with -m."""
+    starter = tmp_path / "start.sh"
+    starter.write_text(
+        f"#!/bin/sh\npython {probe}\nexec python -c 'import os; os.system(\"python {probe}\")'\n"
+    )
+    starter.chmod(0o755)
+    spawn = f"import os; os.waitpid(os.posix_spawnp('python', ['python', {probe!r}], os.environ), 0)"
+    for words, times in (
+        (["python", probe], 1),
+        (["-m", "probe"], 1),
+        (["sh", "-c", f"python {probe}; true"], 1),
+        ([str(starter)], 2),
+        (["python", "-c", spawn], 1),
+        (["python", "-c", f"import subprocess as s; s.run(['sh', '-c', 'python {probe}'])"], 1),
+    ):
+        done = traced(env, *words, cwd=str(tmp_path))
+        assert (done.returncode, done.stdout, done.stderr) == (0, HERE * times, b""), words
+    # And an orderly end leaves nothing.
+    assert os.listdir(tmp_path / "tables") == []
+    for words in (
+        ["python", "-c", f"import os; os.execvp('python', ['python', {probe!r}])"],
+        [AMIDIAG, "run", "--", "python", probe],
+    ):
+        assert traced(env, *words).stdout == HERE
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+def test_a_python_without_amidiag_is_traced(env, probe, version) -> None:
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    if not found:
+        pytest.skip(f"no Python {version} here")
+    python = str(found[-1])
+    assert bare(env, python, "-c", "import amidiag", cwd="/").returncode == 1
+    assert traced(env, python, probe).stdout == f"{version} traced\n".encode()
+    nested = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, {probe!r}]))"
+    assert traced(env, python, "-c", nested).stdout == f"{version} traced\n".encode()
+    # The tracer's own frame stays in tracebacks of 3.10, and only there.
+    fail = "" if version == "3.10" else "; open('/nowhere')"
+    same(env, python, "-c", f"import sys; print(sys.path, sorted(sys.flags)){fail}")
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.9"])
+def test_a_python_too_old_to_be_traced_runs_all_the_same(env, probe, version) -> None:
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    if not found:
+        pytest.skip(f"no Python {version} here")
+    assert traced(env, str(found[-1]), probe).stdout == f"{version} not traced\n".encode()
+    same(env, str(found[-1]), "-c", "import sys; print(sys.path, sys.argv); open('/nowhere')", "--json")
+
+
+def test_torchrun_and_its_workers(env, probe) -> None:
+    pytest.importorskip("torch")
+    done = traced(env, "torchrun", "--nproc-per-node", "2", probe)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == HERE * 2
+    failing = traced(env, "torchrun", "--nproc-per-node", "2", "--no-python", "sh", "-c", "exit 7")
+    assert failing.returncode == 1
+    assert b"exitcode  : 7" in failing.stderr
