@@ -1,0 +1,43 @@
+"""Which frame of a stack is the program's own: the line that its author can change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from amidiag.attach.trace_region import Frame
+
+# The standard library, and below it what pip installs (Debian calls that dist-packages).
+_LIBRARY = re.compile(
+    r"/lib(?:32|64)?/(?:python|pypy)3?(?:\.\d+)?t?/|/python3\d+\.zip/|/(?:site|dist)-packages/"
+)
+_INSTALLED = re.compile(r".*/(?:site|dist)-packages/(.+?)(?:\.py)?(?:/|$)")
+# What starts a program and is no part of it: our own code in it, and the script that pip writes for a command.
+_OURS = re.compile(r"/amidiag/(?:target/|soak/faults/launcher\.py$)")
+_COMMAND = re.compile(r"/bin/[^/.]+$")
+
+
+def own_frame(stack: Sequence[Frame]) -> Frame:
+    """The program's own frame of a stack (innermost frame first, not empty).
+
+    The innermost that is neither of the standard library nor installed. If there is none, the program is an
+    installed one: the innermost frame of the outermost installed package, which is who called all others.
+    """
+    own = next((frame for frame in stack if _is_own(frame)), None)
+    if own is not None:
+        return own
+    packages = [(package_of(frame), frame) for frame in stack]
+    outermost = next((p for p, _ in reversed(packages) if p not in (None, "amidiag")), None)
+    return next((frame for p, frame in packages if p == outermost and p is not None), stack[0])
+
+
+def package_of(frame: Frame) -> str | None:
+    """The installed top-level package that a frame belongs to; None for others."""
+    found = _INSTALLED.match(frame.file)
+    return found.group(1) if found else None
+
+
+def _is_own(frame: Frame) -> bool:
+    if frame.file.startswith("<frozen ") or _LIBRARY.search(frame.file) or _OURS.search(frame.file):
+        return False
+    return not (frame.function == "<module>" and _COMMAND.search(frame.file))
