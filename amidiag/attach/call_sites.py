@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from amidiag.attach.lineage import Lineage
 from amidiag.attach.matching import Matcher
 from amidiag.attach.post_mortem import read_post_mortem
-from amidiag.attach.trace_files import TableFinder
+from amidiag.attach.table_finder import TableFinder
 from amidiag.attach.trace_reading import NotTraced, Opened, TraceReading
 from amidiag.attach.traced_process import Member
 from amidiag.model import Identity
@@ -133,13 +133,14 @@ class _Reader:
             members = [member, *(by_pid[stat.pid] for stat in above)]
             member.take_own(table for one in members for table in one.tables)
         if not any(member.own for member in shown):
-            raise self._not_traced(shown[0], family)
+            raise self._not_traced(shown, family)
 
-    def _not_traced(self, head: Member, family: Sequence[Member]) -> NotTraced:
+    def _not_traced(self, shown: Sequence[Member], family: Sequence[Member]) -> NotTraced:
+        head, refused = shown[0], self._refused(shown)
         name = head.stat.name
         text = f"{subject(head.pid, name)} is not traced"
-        if self._finder.refused:
-            return NotTraced(head.pid, name, f"{text}: {'; '.join(self._finder.refused.values())}.")
+        if refused:
+            return NotTraced(head.pid, name, f"{text}: {'; '.join(refused)}.")
         below = [m.pid for m in family if m.own and m.stat.start_ticks >= head.stat.start_ticks]
         if below and not self._tree:
             text += f", but its descendants are: PID {_list(below)}. Trace one of those, or give --tree."
@@ -147,13 +148,19 @@ class _Reader:
             text += ". Start it with `amidiag run COMMAND`, or the worker with AMI_DIAG_TRACE=1."
         return NotTraced(head.pid, name, text)
 
+    def _refused(self, shown: Sequence[Member]) -> list[str]:
+        """Why tables of these processes are not believed, each once."""
+        return list(
+            dict.fromkeys(why for member in shown for why in self._finder.refused.get(member.pid, ()))
+        )
+
     def _say_what_is_missing(self, shown: Sequence[Member]) -> None:
         unseen = [f"{member.pid} ({member.stat.name})" for member in shown if not member.own]
         if unseen:
             more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
             names = ", ".join(unseen[:_NAMED])
             self._notes.append(f"not traced, so what they make is not seen: PID {names}{more}.")
-        self._notes += [f"{text}." for text in self._finder.refused.values()]
+        self._notes += [f"{text}." for text in self._refused(shown)]
         if self._ended:
             self._notes.append(f"ended while the tree was read, left out: PID {_list(self._ended)}.")
         nameless = sum(file.inode is None for member in shown for file in member.files)

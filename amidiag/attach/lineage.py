@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from amidiag.attach.trace_files import Table
 from amidiag.attach.trace_region import Region
+from amidiag.attach.trace_table import Table
 from amidiag.attach.traced_process import Member
 from amidiag.procfs.ticks import NS_PER_TICK
 

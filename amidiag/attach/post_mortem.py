@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from amidiag.attach.old_tables import iso
-from amidiag.attach.trace_files import Table, read_table
 from amidiag.attach.trace_reading import Opened, TraceReading
 from amidiag.attach.trace_region import INODE_OF, Made, Region
+from amidiag.attach.trace_table import Table, read_table
 from amidiag.attach.traced_process import books
 from amidiag.target.trace_layout import BY_ADDRESS, BY_INODE
 

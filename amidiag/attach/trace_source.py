@@ -5,6 +5,7 @@ By `pread`, never by mmap: a file that is cut while it is mapped kills its reade
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -80,12 +81,13 @@ class TableFile:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: str, owners: Collection[int], *, follow: bool = False) -> None:
-        """`follow` a link: only for those of /proc, which lead to the very file that is mapped."""
+    def __init__(self, path: str, owners: Collection[int], *, way: str | None = None) -> None:
+        """`way`: what to open in the place of `path`, in `/proc`; a link there leads to the file that is mapped."""
         self.path = path
-        self._fd = os.open(path, _OPEN | (0 if follow else os.O_NOFOLLOW))
+        self._fd = _open(path if way is None else way, follow=way is not None and "/map_files/" in way)
         try:
-            self._check(os.fstat(self._fd), owners)
+            self._check_sort()
+            self._check_owner(owners)
             self.header = self._read_header()
         except BaseException:
             os.close(self._fd)
@@ -122,22 +124,24 @@ class TableFile:
         """The error that says so."""
         return BadTableError(f"{self.path} is damaged: {what}")
 
-    def _check(self, info: os.stat_result, owners: Collection[int]) -> None:
+    def _check_sort(self) -> None:
+        info = os.fstat(self._fd)
         if not stat.S_ISREG(info.st_mode):
             raise NoTableError(f"{self.path} is no call-site table: not a regular file")
+        if info.st_size < HEADER_SIZE or self.read(0, 8) != MAGIC:
+            raise NoTableError(f"{self.path} is no call-site table, or is just being made")
+
+    def _check_owner(self, owners: Collection[int]) -> None:
+        info = os.fstat(self._fd)
         if info.st_uid not in owners:
             raise BadTableError(
                 f"{self.path} belongs to another user (uid {info.st_uid}) and is not believed"
             )
         if info.st_mode & 0o077:
             raise BadTableError(f"{self.path} is open to other users and is not believed")
-        if info.st_size < HEADER_SIZE:
-            raise NoTableError(f"{self.path} is no call-site table: it is too short")
 
     def _read_header(self) -> Header:
         raw = self.read(0, HEADER_SIZE)
-        if raw[:8] != MAGIC:
-            raise NoTableError(f"{self.path} is no call-site table, or is just being made")
         words = _FILE_WORDS.unpack_from(raw)
         if words[F_VERSION] != VERSION:
             raise BadTableError(f"{self.path} has version {words[F_VERSION]}, this amidiag reads {VERSION}")
@@ -167,6 +171,15 @@ class TableFile:
         if slots * SLOT_SIZE + sites * SITE.size + frames * FRAME.size + strings > _LARGEST:
             raise self.damaged("its measures are beyond all reason")
         return Geometry(slots, sites, frames, strings)
+
+
+def _open(path: str, *, follow: bool) -> int:
+    try:
+        return os.open(path, _OPEN | (0 if follow else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadTableError(f"{path} is a link and is not believed") from error
+        raise
 
 
 def _signed(word: int) -> int:

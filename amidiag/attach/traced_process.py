@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from amidiag.attach.old_tables import iso
-from amidiag.attach.trace_files import Table
 from amidiag.attach.trace_region import Region
+from amidiag.attach.trace_table import Table
 from amidiag.model import TracedProcess
 from amidiag.procfs.open_files import OpenFile
 from amidiag.procfs.processes import ProcStat
