@@ -23,7 +23,9 @@ def own_frame(stack: Sequence[Frame]) -> Frame:
     The innermost that is neither of the standard library nor installed. If there is none, the program is an
     installed one: the innermost frame of the outermost installed package, which is who called all others.
     """
-    own = next((frame for frame in stack if _is_own(frame)), None)
+    own = next(
+        (frame for i, frame in enumerate(stack) if _is_own(frame) and not _starts_child(stack, i)), None
+    )
     if own is not None:
         return own
     packages = [(package_of(frame), frame) for frame in stack]
@@ -41,3 +43,14 @@ def _is_own(frame: Frame) -> bool:
     if frame.file.startswith("<frozen ") or _LIBRARY.search(frame.file) or _OURS.search(frame.file):
         return False
     return not (frame.function == "<module>" and _COMMAND.search(frame.file))
+
+
+def _starts_child(stack: Sequence[Frame], at: int) -> bool:
+    """Whether it is the one line by which multiprocessing begins a process (`python -c`)."""
+    frame, callee = stack[at], stack[at - 1] if at else None
+    return (
+        (frame.file, frame.function) == ("<string>", "<module>")
+        and callee is not None
+        and "/multiprocessing/" in callee.file
+        and callee.function in ("spawn_main", "main")
+    )
