@@ -54,6 +54,7 @@ def command(
     as_json: Json = False,
 ) -> int:
     """Measure how fast a process's FDs, threads, children and memory grow, per poll, loader, batch or second."""
+    from amidiag.attach.grown import grown, now
     from amidiag.attach.status import StatusReader
     from amidiag.diagnosis import Context, diagnose
     from amidiag.procfs.identity import identify
@@ -61,7 +62,7 @@ def command(
     from amidiag.series.live import judge_live, watch
 
     seconds = _seconds(span)
-    identity, status = identify(pid), StatusReader()
+    identity, status, began = identify(pid), StatusReader(), now()
     recording, ended = watch(
         identity,
         lambda who, full: observe_tree(who, peers=full, shm=full, status_reader=status),
@@ -72,7 +73,7 @@ def command(
     result = judge_live(recording)
     root = result.last.processes[0]
     settings = root.status.settings if root.status else {}
-    findings = diagnose(Context(root, result.series, settings))
+    findings = diagnose(Context(root, result.series, settings, trace=grown(identity, began)))
     code = exit_code({s.resource: s.verdict for s in result.series}, found=bool(findings))
     why: tuple[str, ...] = ()
     if ended is not None:

@@ -21,7 +21,9 @@ from amidiag.soak.recipe_file import load
 _LINE_EVERY = 50
 
 
-def run_recipe(name: str, seed: int | None, cycles: int | None, keep: Path | None) -> Result:
+def run_recipe(
+    name: str, seed: int | None, cycles: int | None, keep: Path | None, *, traced: bool = True
+) -> Result:
     """Load and run a recipe, showing progress.
 
     Raises:
@@ -34,7 +36,7 @@ def run_recipe(name: str, seed: int | None, cycles: int | None, keep: Path | Non
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
         with _ended_by_signals(), _progress(recipe) as listener:
-            return run(recipe, seed, keep, listener)
+            return run(recipe, seed, keep, listener, traced=traced)
     except RecipeError as e:
         raise CommandError(str(e), ExitCode.USAGE) from e
     except ProgramError as e:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amidiag.model import ProcessObservation, SeriesReport
+from amidiag.attach.call_sites import TraceReading
+from amidiag.attach.grouping import call_sites
+from amidiag.model import CallSite, ProcessObservation, SeriesReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,8 @@ class Context:
 
     `settings` are the worker's effective settings as it publishes them, `asked` those that whoever
     started it has set (only a soak knows them), `simulated` says in words
-    which faults a soak had armed.
+    which faults a soak had armed. `trace` is what its call-site table says of what grew, None where
+    the program is not traced.
     """
 
     process: ProcessObservation
@@ -23,6 +26,7 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
     simulated: Mapping[str, str] = field(default_factory=dict)
+    trace: TraceReading | None = None
 
     def leaking(self, resource: str) -> SeriesReport | None:
         """The series of `resource` if it is proven to leak."""
@@ -35,3 +39,9 @@ class Context:
         """The effective value of a setting as text, lower case; None where the worker does not say."""
         value = self.settings.get(name)
         return None if value is None else str(value).lower()
+
+    def call_sites(self, resource: str | None) -> tuple[CallSite, ...]:
+        """From where what is open of `resource` was made, most first; empty where that was not traced."""
+        if self.trace is None or resource is None:
+            return ()
+        return call_sites(self.trace, resource)

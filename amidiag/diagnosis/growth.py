@@ -44,7 +44,7 @@ def find(context: Context, explained: frozenset[str]) -> list[Finding]:
                 severity="error",
                 pid=context.process.pid,
                 resource=growth.resource,
-                cause=f"{growth.cause}; which code does it is not known from outside",
+                cause=f"{growth.cause}; {_by_whom(context, growth.resource)}",
                 evidence=(*series.evidence, *_where(unexplained)),
             )
         )
@@ -56,6 +56,12 @@ def _leaking_parts(context: Context, resource: str) -> list[str]:
     own = resource.count(".") + 1
     named = [s.resource for s in context.series if s.resource.startswith(resource + ".")]
     return [name for name in named if name.count(".") == own and context.leaking(name)]
+
+
+def _by_whom(context: Context, resource: str) -> str:
+    if context.call_sites(resource):
+        return "the call sites say which code has made what is open now"
+    return "which code does it is not known without tracing (AMI_DIAG_TRACE=1, or `amidiag run`)"
 
 
 def _where(parts: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amidiag.model import Envelope, Finding, PeerCounts, ProcessObservation
+from amidiag.report.call_chain import call_site_lines
 from amidiag.report.words import count
 
 _PEERS = ("self", "tree", "other", "nobody", "unknown")
@@ -76,6 +77,8 @@ def findings(found: tuple[Finding, ...]) -> Iterator[RenderableType]:
         for line in finding.evidence:
             label, rest = ("refuted if", line[11:]) if line.startswith("refuted if ") else ("seen", line)
             text.append(f"\n  {label}: {rest}", style="not bold default")
+        for number, line in enumerate(call_site_lines(finding.call_sites)):
+            text.append(f"\n  {'      ' if number else 'from: '}{line}", style="not bold default")
         for mitigation in finding.mitigations:
             proven = {True: " (proven here)", False: " (did not help here)", None: ""}[mitigation.proven]
             name = f"{mitigation.setting}{'' if mitigation.dialect == 'pip' else '='}{mitigation.value}"

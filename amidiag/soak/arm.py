@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from amidiag.attach.call_sites import TraceReading
+from amidiag.attach.grown import grown, now
 from amidiag.attach.status import StatusReader
 from amidiag.model import Answered, Certificate, Identity, Observation, Verdict
 from amidiag.procfs.errors import ProcessGone
@@ -50,7 +52,8 @@ Listener = Callable[[Progress], None]
 class ArmOutcome:
     """What one arm showed. `seconds` is its length without start-up and warm-up.
 
-    `settings` is what the worker publishes of itself, empty where it has no status page.
+    `settings` is what the worker publishes of itself, empty where it has no status page. `trace` is what
+    its tree has made since the first observation and not closed at the last; None if it was not traced.
     """
 
     arm: Arm
@@ -62,6 +65,7 @@ class ArmOutcome:
     settings: Mapping[str, object]
     seconds: float
     exit_status: int
+    trace: TraceReading | None
 
     @property
     def certified(self) -> bool:
@@ -74,8 +78,10 @@ class ArmOutcome:
         return self.arm.stop == "certificate" and not self.certified
 
 
-def run_arm(recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: Listener) -> ArmOutcome:
-    """Start server and worker, drive the cycles, judge, end both.
+def run_arm(
+    recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: Listener, *, traced: bool = True
+) -> ArmOutcome:
+    """Start server and worker, drive the cycles, judge, end both. Unless `traced` is off, findings get call sites.
 
     Raises:
         ProgramError: the worker could not be started, ended by itself, or stopped polling; the server failed.
@@ -88,13 +94,20 @@ def run_arm(recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: List
     )
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        return _run(recipe, arm, seed, directory, listener, config)
+        return _run(recipe, arm, seed, directory, listener, config, traced=traced)
     except AntennaServerError as e:
         raise ProgramError(f"the embedded Antenna server failed: {e}") from e
 
 
 def _run(
-    recipe: Recipe, arm: Arm, seed: int, directory: Path, listener: Listener, config: ServerConfig
+    recipe: Recipe,
+    arm: Arm,
+    seed: int,
+    directory: Path,
+    listener: Listener,
+    config: ServerConfig,
+    *,
+    traced: bool,
 ) -> ArmOutcome:
     with AntennaServer(config) as server:
         server.hold_polls()
@@ -103,9 +116,10 @@ def _run(
             "AMI_ANTENNA_API_BASE_URL": server.base_url,
             "AMI_ANTENNA_API_AUTH_TOKEN": TOKEN,
         }
-        with Program(recipe.command, settings, arm.faults, directory) as program:
+        with Program(recipe.command, settings, arm.faults, directory, traced=traced) as program:
             drive = _Drive(recipe, arm, server, program, listener)
             drive.run(plan(recipe.load, seed))
+            trace = drive.grown()
             server.list_jobs([])
             server.free_polls()
             status = program.stop()
@@ -119,6 +133,7 @@ def _run(
             settings=drive.worker_settings(),
             seconds=drive.seconds,
             exit_status=status,
+            trace=trace,
         )
 
 
@@ -138,6 +153,7 @@ class _Drive:
         self.recording = Recording(timed=False)
         self.sequential = Sequential(unit=unit_of(arm.resource), tolerance=arm.tolerance)
         self.job_ids: list[int] = []
+        self._began = now()
         self._empty_jobs: dict[tuple[str, int], int] = {}
 
     @property
@@ -151,6 +167,10 @@ class _Drive:
         last = self.recording.last
         status = last.processes[0].status if last else None
         return dict(status.settings) if status else {}
+
+    def grown(self) -> TraceReading | None:
+        """What the worker has made since the first observation and holds now, if it is traced."""
+        return grown(self.identity, self._began) if self.identity is not None else None
 
     def certificate(self) -> Certificate | None:
         """What the arm's resource allows to be certified so far."""
@@ -174,6 +194,8 @@ class _Drive:
 
     def _observe(self, done: int, total: int) -> bool:
         observation = self._read()
+        if self.recording.last is None:
+            self._began = now()
         self.recording.add(observation, {"polls": float(done)})
         value = self.recording.values(self.arm.resource)[-1]
         self.sequential.add(value)

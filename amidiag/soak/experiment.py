@@ -74,8 +74,12 @@ class Result:
         return tuple(last.processes[0] for last in lasts if last is not None)
 
 
-def run(recipe: Recipe, seed: int | None, directory: Path | None, listener: Listener) -> Result:
+def run(
+    recipe: Recipe, seed: int | None, directory: Path | None, listener: Listener, *, traced: bool = True
+) -> Result:
     """Run all arms of a recipe. Logs go to `directory`, or to a temporary one that is removed.
+
+    `traced`: findings carry the call sites of what grew.
 
     Raises:
         ProgramError: the worker could not be started, ended by itself, or stopped polling.
@@ -86,7 +90,7 @@ def run(recipe: Recipe, seed: int | None, directory: Path | None, listener: List
         base = directory or Path(scratch)
         arms: list[ArmResult] = []
         for number, arm in enumerate(recipe.arms, 1):
-            outcome = run_arm(recipe, arm, used, base / f"arm-{number}", listener)
+            outcome = run_arm(recipe, arm, used, base / f"arm-{number}", listener, traced=traced)
             arms.append(_judge(recipe, outcome))
     return Result(recipe, used, _with_proof(recipe, tuple(arms)))
 
@@ -107,7 +111,14 @@ def _judge(recipe: Recipe, outcome: ArmOutcome) -> ArmResult:
     if (last := outcome.recording.last) is not None:
         root = last.processes[0]
         findings = diagnose(
-            Context(root, series, outcome.settings, asked=outcome.arm.settings, simulated=outcome.faults)
+            Context(
+                root,
+                series,
+                outcome.settings,
+                asked=outcome.arm.settings,
+                simulated=outcome.faults,
+                trace=outcome.trace,
+            )
         )
         notes = _notes(outcome, root)
     findings += failures(recipe.accept, outcome.answers) + ending(outcome.exit_status)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from amidiag.attach.grouping import call_sites
 from amidiag.model import CheckOutcome, ExitCode, Finding, GateCheck, SeriesReport
 from amidiag.soak.experiment import ArmResult, Result
+
+_STACKS = 3
 
 
 def checks(result: Result) -> tuple[GateCheck, ...]:
@@ -29,7 +32,8 @@ def _of_arm(arm: ArmResult) -> Iterator[GateCheck]:
     name, seconds = arm.outcome.arm.name, arm.outcome.seconds
     for series in arm.series:
         outcome, message = _of_series(arm, series)
-        yield GateCheck(name, series.resource, outcome, message, "\n".join(series.evidence), seconds)
+        detail = "\n".join((*series.evidence, *_made_at(arm, series)))
+        yield GateCheck(name, series.resource, outcome, message, detail, seconds)
     leaking = {series.resource for series in arm.series if series.verdict == "leak"}
     for finding in arm.findings:
         if finding.resource not in leaking:
@@ -38,6 +42,15 @@ def _of_arm(arm: ArmResult) -> Iterator[GateCheck]:
     if answers.tasks and not any(f.code.startswith("JOB") for f in arm.findings):
         text = f"{answers.answered_once} of {answers.tasks} tasks answered once, {answers.lost} lost"
         yield GateCheck(name, "answers", "passed", text, "", seconds)
+
+
+def _made_at(arm: ArmResult, series: SeriesReport) -> Iterator[str]:
+    """The stacks that made what leaks, innermost frame last."""
+    if series.verdict != "leak" or arm.outcome.trace is None:
+        return
+    for site in call_sites(arm.outcome.trace, series.resource)[:_STACKS]:
+        yield f"{site.count} made at:"
+        yield from (f"  {frame}" for frame in site.stack)
 
 
 def _of_finding(arm: str, finding: Finding, seconds: float) -> GateCheck:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from amidiag.target.inherit import environment
+
 _KEEPER = Path(__file__).with_name("keeper.py")
 _START_LIMIT_S = 30.0
 
@@ -26,15 +28,22 @@ class Program:
     """A program with its settings in the environment, and faults armed through the launcher.
 
     It runs in `directory` (so that no `.env` of the caller is read), in a session of its own (so that
-    Ctrl-C reaches the soak first), with its output in `directory/worker.log` and its status page in
-    `directory/run`. The caller's own `AMI_` variables are left out: a recipe fixes what its point depends on.
+    Ctrl-C reaches the soak first), with its output in `directory/worker.log` and its status page, with
+    `traced` its call-site table too, in `directory/run`. The caller's own `AMI_` variables are left out: a
+    recipe fixes what its point depends on.
 
     Raises:
         ProgramError: it is not found, or cannot be executed.
     """
 
     def __init__(
-        self, command: tuple[str, ...], settings: Mapping[str, str], faults: tuple[str, ...], directory: Path
+        self,
+        command: tuple[str, ...],
+        settings: Mapping[str, str],
+        faults: tuple[str, ...],
+        directory: Path,
+        *,
+        traced: bool = False,
     ) -> None:
         directory = directory.resolve()
         self.log = directory / "worker.log"
@@ -45,6 +54,8 @@ class Program:
         words = self._words(command, faults)
         env = {k: v for k, v in os.environ.items() if not k.startswith("AMI_")}
         env |= {**settings, "PYTHONUNBUFFERED": "1", "AMIDIAG_RUNTIME_DIR": str(directory / "run")}
+        if traced:
+            env = environment(env)
         with self.log.open("wb") as log:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_KEEPER), *words],

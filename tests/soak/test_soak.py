@@ -75,10 +75,24 @@ def test_empty_polls_leak_with_zero_images(tmp_path) -> None:
     assert (fd["verdict"], fd["driver"]) == ("leak", "loaders")
     assert fd["rate"]["low"] <= 2.0 <= fd["rate"]["high"]
     assert "Polling alone does not" in data["data"]["answers"]
-    failed = {c["name"] for c in data["data"]["gate"] if c["outcome"] == "failed"}
+    failed = {c["name"]: c for c in data["data"]["gate"] if c["outcome"] == "failed"}
     assert "fd" in failed
+    assert "BaseProcess.start" in failed["fd"]["detail"]
+    (finding,) = [f for f in data["findings"] if f["code"] == "FD101"]
+    assert_from_the_loaders_processes(finding["call_sites"], fd)
     root = ElementTree.parse(junit).getroot()
     assert int(root.get("failures", "0")) == len(failed)
+
+
+def assert_from_the_loaders_processes(sites: list[dict[str, Any]], fd: dict[str, Any]) -> None:
+    """Made by multiprocessing's process start, called from DataLoader's iterator, called from the worker's loader."""
+    most = sites[0]
+    # All that grew in the cycles that were judged, and little else.
+    assert most["count"] >= 0.95 * 2 * fd["cycles"]
+    assert sum(s["count"] for s in sites) - most["count"] < 8
+    wanted = ("worker/ingest/loader.py", "_MultiProcessingDataLoaderIter.__init__", "BaseProcess.start")
+    places = [next(i for i, frame in enumerate(most["stack"]) if part in frame) for part in wanted]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("command", ["soak", "gate"])
@@ -225,6 +239,7 @@ def test_rate_sees_the_leak_of_a_running_worker(tmp_path) -> None:
             **arm.settings,
             "AMI_ANTENNA_API_BASE_URL": server.base_url,
             "AMI_ANTENNA_API_AUTH_TOKEN": "t",
+            "AMI_DIAG_TRACE": "1",
         }
         with Program(("ami", "worker", "run"), settings, arm.faults, tmp_path) as program:
             deadline = time.monotonic() + 60
@@ -236,7 +251,10 @@ def test_rate_sees_the_leak_of_a_running_worker(tmp_path) -> None:
     (fd,) = [s for s in data["series"] if s["resource"] == "fd"]
     assert fd["verdict"] == "leak"
     assert data["data"]["polls"] > 24
-    assert [f["code"] for f in data["findings"]] == ["FD101"]
+    (finding,) = data["findings"]
+    assert finding["code"] == "FD101"
+    # The worker had switched its tracer on by its own setting.
+    assert "BaseProcess.start" in " ".join(finding["call_sites"][0]["stack"])
     assert data["processes"][0]["role"] == "worker"
 
 
@@ -267,6 +285,8 @@ def test_any_program_that_polls_can_be_soaked(tmp_path) -> None:
     fd = by_resource(data, arm["pid"])["fd"]
     assert (fd["verdict"], fd["driver"], fd["driver_tied"]) == ("leak", "polls", [])
     assert fd["rate"]["value"] == pytest.approx(2.0)
-    assert [f["code"] for f in data["findings"]] == ["FD100"]
+    (finding,) = data["findings"]
+    assert finding["code"] == "FD100"
+    assert finding["call_sites"][0]["stack"][-1].endswith("stranger.py:8 <module>")
     assert any("no status page" in note for note in data["notes"])
     assert (tmp_path / "kept" / "arm-1" / "worker.log").exists()
