@@ -18,6 +18,7 @@ from amidiag.attach.trace_region import (
     Slot,
 )
 from amidiag.attach.traced_process import Member
+from amidiag.procfs.errors import ReaderExhausted, explain
 from amidiag.procfs.fdinfo import number_in, read_fdinfo
 from amidiag.procfs.open_files import OpenFile
 from amidiag.procfs.tasks import namespace_tid, thread_start_ticks
@@ -126,8 +127,15 @@ def _is(slot: Slot, pid: int, file: OpenFile) -> bool:
     if slot[KEYED_OF] != BY_FD or file.type != "eventfd" or not slot[EXTRA_OF]:
         return True
     # All eventfds have one inode: the kernel's own number tells them apart (fdinfo, since Linux 5.2).
-    number = number_in(read_fdinfo(pid, file.fd or 0), b"eventfd-id:")
-    return number is None or number == slot[EXTRA_OF] - 1
+    try:
+        told = read_fdinfo(pid, file.fd or 0)
+    except OSError as error:
+        known = explain(error, pid, None, "an FD")
+        if isinstance(known, ReaderExhausted):
+            raise known from error
+        told = None
+    number = number_in(told, b"eventfd-id:")
+    return told is not None and number in (None, slot[EXTRA_OF] - 1)
 
 
 def _at_address(sources: Iterable[Source], address: int) -> Made | None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
+# The numbers that are looked for stand in the first lines; an epoll or inotify FD may have thousands more.
+_ENOUGH = 1024
+
 
 def read_fdinfo(pid: int, fd: str | int) -> bytes | None:
-    """The text of it; None where the FD is closed. Raises OSError where it may not be read."""
+    """The beginning of it; None where the FD is closed. Raises OSError where it may not be read."""
     try:
-        with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
-            return file.read()
+        # Not by open(): its four system calls more are felt at 20,000 FDs.
+        file = os.open(f"/proc/{pid}/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(file, _ENOUGH)
+        finally:
+            os.close(file)
     except FileNotFoundError:
         return None
 

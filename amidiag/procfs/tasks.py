@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from amidiag.procfs.errors import explain
+from amidiag.procfs.errors import ProcessGone, explain
 from amidiag.procfs.processes import parse_stat, read_file
 
 
@@ -18,11 +18,10 @@ def list_threads(pid: int, name: str | None = None) -> list[int]:
 
 
 def thread_start_ticks(pid: int, tid: int) -> int | None:
-    """When a thread was started, in clock ticks since boot; None if it has ended."""
+    """When a thread was started, in clock ticks since boot; None if it has ended. Raises ReaderExhausted."""
     try:
-        with open(f"/proc/{pid}/task/{tid}/stat", "rb", buffering=0) as file:
-            return parse_stat(tid, file.read()).start_ticks
-    except (FileNotFoundError, ProcessLookupError):
+        return parse_stat(tid, read_file(pid, f"task/{tid}/stat", "a thread")).start_ticks
+    except ProcessGone:
         return None
 
 
@@ -35,11 +34,10 @@ def namespace_pids(pid: int, name: str | None = None) -> tuple[int, ...]:
 
 
 def namespace_tid(pid: int, tid: int) -> int | None:
-    """What a thread calls itself in its own PID namespace; None if it has ended."""
+    """What a thread calls itself in its own PID namespace; None if it has ended. Raises ReaderExhausted."""
     try:
-        with open(f"/proc/{pid}/task/{tid}/status", "rb", buffering=0) as file:
-            numbers = _ns_pids(file.read())
-    except (FileNotFoundError, ProcessLookupError):
+        numbers = _ns_pids(read_file(pid, f"task/{tid}/status", "a thread"))
+    except ProcessGone:
         return None
     return numbers[-1] if numbers else tid
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from attach_hands import Hands, StartHands
 from attach_tables import TableWriter, boottime
-from conftest import Hands, StartHands
 from test_join import line, note, of_fd
 
 from amidiag.attach.call_sites import NotTraced, read_trace
@@ -159,6 +159,9 @@ def test_a_user_is_refused_the_process_of_root(hands: Hands, table: TableWriter,
 
 def test_a_reader_without_fds_says_so(hands: Hands, table: TableWriter, take: Take) -> None:
     hands.pipe_made(table, 1)
+    event = hands.do("eventfd")
+    note(table, "eventfd", layout.BY_FD, event, 2, at=hands.at, extra=event["id"] + 1)
+    table.slot("thread", layout.BY_THREAD, inode=hands.do("thread"), at=boottime())
     take()
     for few in range(3, 8):
         said = look(0, hands.pid, few)

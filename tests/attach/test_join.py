@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attach_hands import Hands, StartHands
 from attach_tables import TableWriter
-from conftest import Hands, StartHands
 
 from amidiag.attach.call_sites import NotTraced, Opened, TraceReading, read_trace
 from amidiag.procfs.errors import ProcessGone
