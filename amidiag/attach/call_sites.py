@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from amidiag.attach.lineage import Lineage
 from amidiag.attach.matching import Matcher
 from amidiag.attach.post_mortem import read_post_mortem
+from amidiag.attach.second_look import closed_meanwhile
 from amidiag.attach.table_finder import TableFinder
 from amidiag.attach.trace_reading import NotTraced, Opened, TraceReading
 from amidiag.attach.traced_process import Member
 from amidiag.model import Identity
 from amidiag.procfs.errors import NoPermission, ProcessGone, gone, subject
 from amidiag.procfs.identity import identify, identity_of, still
-from amidiag.procfs.open_files import OpenFile, list_fds, list_mapped, list_open
+from amidiag.procfs.open_files import OpenFile, list_open
 from amidiag.procfs.processes import ProcStat, snapshot
 from amidiag.procfs.tasks import list_threads, namespace_pids
 from amidiag.procfs.tree import descendants
@@ -176,7 +177,7 @@ def _join(shown: Sequence[Member], children: Sequence[Member], lineage: Lineage)
     for member in shown:
         made = matcher.of_files(member, member.files)
         files = list(zip(member.files, made, strict=True))
-        gone = _closed_meanwhile(member, [file for file, by in files if by is None])
+        gone = closed_meanwhile(member, [file for file, by in files if by is None])
         for file, by in files:
             if by is not None or file not in gone:
                 yield Opened(member.pid, file.type, file.fd, _key(file), file.bytes, by)
@@ -199,29 +200,10 @@ def _started(
     return started
 
 
-def _closed_meanwhile(member: Member, unmatched: Sequence[OpenFile]) -> set[OpenFile]:
-    """What was not seen being made, and is not there any more at a second look: its record is gone already."""
-    if not unmatched:
-        return set()
-    try:
-        now = list_fds(member.pid, member.stat.name, [file.fd for file in unmatched if file.fd is not None])
-        if any(file.fd is None for file in unmatched):
-            now += list_mapped(member.pid, (), member.stat.name)
-    except (ProcessGone, NoPermission):
-        return set()  # Ended, after it was found to be there: what was seen was true then.
-    there = {_name(file) for file in now}
-    return {file for file in unmatched if _name(file) not in there}
-
-
 def _key(file: OpenFile) -> tuple[int | None, ...]:
     if file.type == "semaphore":
         return file.device, file.inode, file.address
     return file.device, file.inode
-
-
-def _name(file: OpenFile) -> tuple[int | None, str, int | None, int | None]:
-    # Not the address: a segment that lost its first mapping is still there.
-    return file.fd, file.type, file.device, file.inode
 
 
 def _above(stat: ProcStat, stats: Mapping[int, ProcStat]) -> list[ProcStat]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from attach_hands import Hands, StartHands
 from attach_tables import TableWriter
 
 from amidiag.attach.call_sites import NotTraced, Opened, TraceReading, read_trace
+from amidiag.attach.second_look import closed_meanwhile
+from amidiag.attach.traced_process import Member
 from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.fds import scan
 from amidiag.procfs.identity import identify
+from amidiag.procfs.open_files import list_open
 from amidiag.procfs.processes import read_stat
 from amidiag.target import trace_layout as layout
 from amidiag.target.trace_layout import BY_ADDRESS, BY_FD, BY_INODE, BY_PROCESS, BY_THREAD
@@ -214,6 +218,36 @@ def test_what_the_parent_made_after_the_fork_was_not_inherited(
     assert of_fd(reading, 99, child["pid"]).made is None
 
 
+def test_what_a_child_made_under_a_number_rules_its_inheritance_out(
+    hands: Hands, table: TableWriter, take: Take, tmp_path: Path
+) -> None:
+    # GIVEN a child that has used the number of an inherited file for another, and opened the first again unseen
+    file = hands.do(f"file {tmp_path}/data 99")
+    note(table, "file", BY_FD, file, 1, at=hands.at)
+    path = take()
+    child = hands.do("fork", f"file {tmp_path}/other 99", f"file {tmp_path}/data 99", f"take {path}")
+    other = child["answers"][0]
+    table.claim(child["pid"], other["at"], region=1, parent=(hands.pid, table.words(0)[layout.R_CLAIMED], 0))
+    note(table, "file", BY_FD, other["answer"], 2, at=other["at"], region=1)
+    table.save(path)
+    reading = read_trace(hands.pid, tree=True)
+    assert line(of_fd(reading, 99, hands.pid)) == 1
+    assert of_fd(reading, 99, child["pid"]).made is None
+
+
+def test_the_inode_of_a_file_proves_nothing_under_another_number(
+    hands: Hands, table: TableWriter, take: Take, tmp_path: Path
+) -> None:
+    # GIVEN a deleted file that was received, whose inode may have become another file's since
+    file = hands.do(f"file {tmp_path}/data")
+    hands.do(f"same {file['fd']} 99")
+    note(table, "received", BY_INODE, file, 1, at=hands.at)
+    take()
+    reading = read_trace(hands.pid)
+    assert line(of_fd(reading, file["fd"])) == 1
+    assert of_fd(reading, 99).made is None
+
+
 def test_a_segment_that_came_unseen_is_its_makers(hands: Hands, table: TableWriter, take: Take) -> None:
     # GIVEN a segment that a child has made, and that the parent holds although it noted nothing
     path = take()
@@ -295,6 +329,8 @@ def test_it_has_a_table_in_each_of_its_lives(
 ) -> None:
     before = hands.do(f"file {tmp_path}/data")
     note(table, "file", BY_FD, before, 1, at=hands.at)
+    # What lay at an address before the exec is gone.
+    note_number(table, "semaphore", BY_ADDRESS, hands.do("semaphore"), 3, at=hands.at)
     path = take()
     later = TableWriter(hands.pid, identify(hands.pid).start_ticks)
     later.claim(hands.pid, hands.at + 1)
@@ -303,6 +339,7 @@ def test_it_has_a_table_in_each_of_its_lives(
     hands.do(f"take {second}")
     reading = read_trace(hands.pid)
     assert (line(of_fd(reading, before["fd"])), line(of_fd(reading, ends[0]["fd"]))) == (1, 2)
+    assert [line(o) for o in of_type(reading, "semaphore")] == [None]
     assert reading.file == str(second)
     (books,) = reading.processes
     assert books.since == read_trace(hands.pid).processes[0].since
@@ -337,6 +374,21 @@ def test_a_file_that_only_has_such_a_name_is_no_table(hands: Hands, runtime: Pat
     with pytest.raises(NotTraced, match="AMI_DIAG_TRACE=1") as error:
         read_trace(hands.pid)
     assert "network" not in str(error.value)
+
+
+def test_what_is_closed_at_the_second_look_is_left_out(hands: Hands, table: TableWriter, take: Take) -> None:
+    # GIVEN FDs and a segment that were listed, one of them closed, one another's by now
+    stays, closed, replaced = hands.do("eventfd"), hands.do("eventfd"), hands.do("eventfd")
+    hands.do("mapped")
+    member = Member(read_stat(hands.pid), (hands.pid,), list_open(hands.pid))
+    gone_segment = replace(member.files[-1], inode=12345, fd=None, type="shm")
+    hands.do(f"close {closed['fd']}")
+    hands.do(f"same 0 {replaced['fd']}")
+    gone = closed_meanwhile(member, [*member.files, gone_segment])
+    assert {(file.fd, file.inode) for file in gone} == {
+        (closed["fd"], closed["inode"]), (replaced["fd"], replaced["inode"]), (None, 12345),
+    }  # fmt: skip
+    assert stays["fd"] not in {file.fd for file in gone}
 
 
 def test_a_process_that_is_not_there() -> None:

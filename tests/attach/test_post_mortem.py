@@ -76,6 +76,12 @@ def test_everything_that_is_not_known_to_be_closed(dead: TableWriter, runtime: P
     assert "PID 8: 2 creations failed because no FD was left, the last 1970-01-12T13:48:00+00:00." in told
 
 
+def test_a_child_that_was_noted_when_it_was_started_counts_once(dead: TableWriter, runtime: Path) -> None:
+    dead.slot("process", BY_PROCESS, inode=8, extra=8, at=50 * S)
+    reading = read_post_mortem(str(dead.save(runtime / "7-100.trace")))
+    assert [o.key for o in reading.opened if o.type == "process"] == [(77,), (8,)]
+
+
 def test_a_post_mortem_is_believed_as_little_as_any_table(dead: TableWriter, runtime: Path) -> None:
     path = dead.save(runtime / "7-100.trace", mode=0o644)
     with pytest.raises(BadTableError, match="open to other users"):
