@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from amidiag.cli import fds, gate, rate, schema, soak
+from amidiag.cli import fds, gate, rate, schema, soak, trace
 from amidiag.cli import run as run_program
 from amidiag.cli.door import CommandError, report_error, stderr, stdout
 from amidiag.model import ExitCode
@@ -71,7 +71,7 @@ def _interruptible(command: Callable[..., int], interrupted: str) -> Callable[..
     return run_command
 
 
-for _module in (fds, run_program, rate, soak, gate, schema):
+for _module in (fds, trace, run_program, rate, soak, gate, schema):
     _interrupted = "interrupted; what was started has been ended" if _module in _STARTING else "interrupted"
     _settings = getattr(_module, "SETTINGS", None)
     app.command(_module.NAME, epilog=_module.EXAMPLES, context_settings=_settings)(

@@ -6,14 +6,41 @@ Both are pure text: writing them is the caller's.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
+from amidiag.attach.trace_reading import Opened
+from amidiag.attach.trace_region import Frame
 from amidiag.model import CallSite
+from amidiag.report.frames import parse
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
-_FRAME = re.compile(r"(?P<file>.*):(?P<line>\d+) (?P<name>.*)", re.DOTALL)
+_NOT_SEEN = "[not seen being made]"
+_NO_SITE = "[call site not kept]"
+
+
+def stacks(opened: Iterable[Opened]) -> tuple[CallSite, ...]:
+    """Every stack that something was made at, whole, with its type as the leaf; most first.
+
+    What was not seen being made is a stack of its own, so that the graph's width is all there is.
+    """
+    # Stacks by identity: those of one call site are one object, and to hash sixteen frames is slow.
+    counts: dict[tuple[int, str], int] = {}
+    frames: dict[int, tuple[str, ...]] = {}
+    for one in opened:
+        stack = None if one.made is None else one.made.stack
+        if id(stack) not in frames:
+            frames[id(stack)] = _names(stack)
+        key = id(stack), one.type
+        counts[key] = counts.get(key, 0) + 1
+    found = [CallSite(number, (*frames[stack], f"[{kind}]")) for (stack, kind), number in counts.items()]
+    return tuple(sorted(found, key=lambda site: (-site.count, site.stack)))
+
+
+def _names(stack: tuple[Frame, ...] | None) -> tuple[str, ...]:
+    if stack is None:
+        return (_NOT_SEEN,)
+    return tuple(str(frame) for frame in reversed(stack)) or (_NO_SITE,)
 
 
 def collapsed(sites: Iterable[CallSite]) -> str:
@@ -56,14 +83,14 @@ def speedscope(sites: Iterable[CallSite], name: str, exporter: str) -> str:
     return json.dumps(file) + "\n"
 
 
-def _label(frame: str) -> str:
-    match = _FRAME.fullmatch(frame)
-    text = f"{match['name']} ({match['file']}:{match['line']})" if match else frame
-    return " ".join(text.replace(";", ":").split())
+def _label(text: str) -> str:
+    frame = parse(text)
+    label = text if frame is None else f"{frame.function} ({frame.file}:{frame.line})"
+    return " ".join(label.replace(";", ":").split())
 
 
-def _as_object(frame: str) -> dict[str, Any]:
-    match = _FRAME.fullmatch(frame)
-    if match is None:
-        return {"name": frame}
-    return {"name": match["name"], "file": match["file"], "line": int(match["line"])}
+def _as_object(text: str) -> dict[str, Any]:
+    frame = parse(text)
+    return (
+        {"name": text} if frame is None else {"name": frame.function, "file": frame.file, "line": frame.line}
+    )

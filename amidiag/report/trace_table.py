@@ -9,7 +9,9 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
+from amidiag.attach.own_frame import own_frame
 from amidiag.model import NotSeen, TraceData, TracedProcess, TraceFile, TraceFiles, TraceRow
+from amidiag.report.frames import parse
 from amidiag.report.words import count, duration, size
 
 SHOWN = 20
@@ -24,6 +26,11 @@ def trace_report(
     """Heading, the rows (the first of them unless `full`), what was not seen, the tracer's books, notes."""
     yield _heading(data, title)
     yield from _rows(data, full=full)
+    yield from remarks(data, notes)
+
+
+def remarks(data: TraceData, notes: Iterable[str]) -> Iterator[RenderableType]:
+    """What the tracer could not do, where there is anything, and the notes."""
     for process in data.processes:
         for line in _books(process):
             yield Text(f"PID {process.pid}: {line}", style="yellow")
@@ -69,41 +76,50 @@ def _heading(data: TraceData, title: str) -> Text:
 
 def _rows(data: TraceData, *, full: bool) -> Iterator[RenderableType]:
     shown = data.rows if full else data.rows[:SHOWN]
-    if not shown and data.not_seen is None:
+    unseen = data.not_seen if data.not_seen and data.not_seen.count else None
+    if not shown and unseen is None:
         return
-    several = len({pid for row in (*data.rows, data.not_seen) if row for pid in row.by_process}) > 1
-    lines = [_figures(row) for row in shown]
-    if data.not_seen is not None:
-        lines.append(_figures(data.not_seen))
+    several = len({pid for row in (*data.rows, unseen) if row for pid in row.by_process}) > 1
+    lines = [_figures(row) for row in (*shown, unseen) if row]
     names = ("count", "what", "bytes", "first made", "last made")
     head, *figures = _aligned([names, *lines])
     yield Text("\n" + head, style="dim")
     for row, line in zip(shown, figures, strict=False):
         yield Text(line)
-        yield from _place(row, full=full, by_site=data.by == "site")
+        yield from _place(row, data.by, full=full)
         if several and data.by != "process":
-            yield Text(f"{_INDENT}in {_shares(row.by_process)}", style="dim")
+            yield _holders(row)
     left = data.rows[len(shown) :]
     if left:
         more = f"… {_plural(len(left), _PLACES[data.by], 'more ')} ({count(sum(r.count for r in left))} open)"
         yield Text(f"{more}; --full shows them, --json has all of them", style="dim")
-    if data.not_seen is not None:
+    if unseen is not None:
         yield Text(figures[-1])
         yield Text(f"{_INDENT}{_NOT_SEEN}", style="yellow")
         if several:
-            yield Text(f"{_INDENT}in {_shares(data.not_seen.by_process)}", style="dim")
+            yield _holders(unseen)
 
 
 _INDENT = " " * 7
+# Processes in a row, before it says how many more.
+_NAMED = 6
 _NUMBERS = ("count", "bytes", "PID", "size")
 
 
 def _figures(row: TraceRow | NotSeen) -> tuple[str, ...]:
-    held = size(row.bytes) if row.bytes else ""
+    held = "" if row.bytes == 0 else size(row.bytes)
     if isinstance(row, NotSeen):
         return count(row.count), _shares(row.by_type), held, "", ""
     last = when(row.last_at) if row.count > 1 else ""
     return count(row.count), _shares(row.by_type), held, when(row.first_at), last
+
+
+def _holders(row: TraceRow | NotSeen) -> Text:
+    """Who has how many, most first, as far as they are few."""
+    by = sorted(row.by_process.items(), key=lambda item: (-item[1], item[0]))
+    text = ", ".join(f"PID {pid} ({count(n)})" for pid, n in by[:_NAMED])
+    more = f" and {_plural(len(by) - _NAMED, 'more process')}" if len(by) > _NAMED else ""
+    return Text(f"{_INDENT}held by {text}{more}", style="dim")
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -120,15 +136,17 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _place(row: TraceRow, *, full: bool, by_site: bool) -> Iterator[Text]:
-    if not by_site:
+def _place(row: TraceRow, by: str, *, full: bool) -> Iterator[Text]:
+    """What the row stands for, where its figures do not say that, and the stack, that of the most of them."""
+    if by in ("thread", "process") or not row.stack:
         yield Text(f"{_INDENT}{row.group}", style="bold")
-    own = row.group if by_site else ""
+    own = row.group if by == "site" else _own(row.stack)
+    mostly = "" if by == "site" else "mostly at "
     if full or own not in row.stack:
         for frame in row.stack:
-            yield Text(f"{_INDENT}{frame}", style="bold" if frame == own else "")
+            yield Text(f"{_INDENT}{'> ' if frame == own else '  '}{frame}", style=_bold(frame == own))
         return
-    yield Text(f"{_INDENT}{own}", style="bold")
+    yield Text(f"{_INDENT}{mostly}{own}", style=_bold(by == "site"))
     # The innermost call of the program's own frame: recursion may have it several times.
     inside = row.stack[len(row.stack) - row.stack[::-1].index(own) :]
     if len(inside) > 1:
@@ -137,12 +155,22 @@ def _place(row: TraceRow, *, full: bool, by_site: bool) -> Iterator[Text]:
         yield Text(f"{_INDENT}  {inside[-1]}")
 
 
+def _bold(yes: bool) -> str:
+    return "bold" if yes else ""
+
+
+def _own(stack: Sequence[str]) -> str:
+    """The program's own frame of a stack (innermost last)."""
+    frames = [frame for frame in map(parse, reversed(stack)) if frame is not None]
+    return str(own_frame(frames)) if frames else ""
+
+
 def _books(process: TracedProcess) -> Iterator[str]:
     """What the tracer could not do there, one line each; nothing where it could do everything."""
     if process.off_since is not None:
         yield f"tracing is off since {when(process.off_since)}: what was made later was not seen"
     if process.no_slot:
-        more = "AMI_DIAG_TRACE_SLOTS, at its start, makes room for more"
+        more = "AMIDIAG_TRACE_SLOTS, at its start, makes room for more"
         yield f"{count(process.no_slot)} were dropped: the table was full ({more})"
     if process.no_site:
         yield f"{count(process.no_site)} are without their call site: the table of call sites was full"
@@ -170,7 +198,7 @@ def _shares(by: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count(n)}" for name, n in sorted(by.items(), key=lambda i: (-i[1], i[0])) if n)
 
 
-_PLURALS = {"entry": "entries", "process": "processes"}
+_PLURALS = {"entry": "entries", "process": "processes", "more process": "more processes"}
 
 
 def _plural(number: int, noun: str, more: str = "") -> str:

@@ -20,7 +20,7 @@ LAUNCH = "/usr/lib/python3.11/multiprocessing/popen_fork.py:64 _launch"
 PIPES = TraceRow(
     group=LOADER,
     count=1398,
-    bytes=None,
+    bytes=0,
     by_type={"pipe": 1390, "socket": 8},
     by_process={"4711": 1398},
     first_at="2026-01-01T00:00:00+00:00",
@@ -70,7 +70,13 @@ def test_one_library_frame_below_is_not_folded_and_none_is_said() -> None:
 
 
 def test_full_is_the_whole_stack_as_a_traceback_has_it() -> None:
-    assert [line.strip() for line in lines(data(PIPES), full=True)[-5:]] == list(PIPES.stack)
+    assert [line.strip() for line in lines(data(PIPES), full=True)[-5:]] == [
+        MAIN,
+        f"> {LOADER}",
+        ITERATOR,
+        START,
+        LAUNCH,
+    ]
 
 
 def test_figures_are_below_their_names() -> None:
@@ -122,8 +128,26 @@ def test_many_rows_end_with_how_many_are_left_unless_all_are_wanted() -> None:
 
 def test_a_tree_says_which_process_holds_how_many() -> None:
     shared = replace(PIPES, by_process={"4712": 98, "4711": 1300})
-    assert lines(data(shared))[-1].strip() == "in 4711 1,300, 4712 98"
-    assert "in 4711" not in "".join(lines(data(PIPES)))
+    assert lines(data(shared))[-1].strip() == "held by PID 4711 (1,300), PID 4712 (98)"
+    assert "held by" not in "".join(lines(data(PIPES)))
+    many = replace(PIPES, by_process={str(pid): 2 for pid in range(1, 9)})
+    assert lines(data(many))[-1].endswith("PID 6 (2) and 2 more processes")
+
+
+def test_other_rows_say_where_most_of_them_come_from() -> None:
+    types = lines(data(replace(PIPES, group="pipe"), by="type"))
+    assert [line.strip() for line in types[-3:]] == [f"mostly at {LOADER}", "… 2 library frames", LAUNCH]
+    assert "pipe" not in [line.strip() for line in types]
+    thread = replace(PIPES, group="thread 7 of process 4711")
+    assert [line.strip() for line in lines(data(thread, by="thread"))[-4:-2]] == [
+        thread.group,
+        f"mostly at {LOADER}",
+    ]
+
+
+def test_a_row_without_a_stack_says_so() -> None:
+    row = replace(PIPES, group="not kept: the table of call sites was full", stack=())
+    assert lines(data(row))[-1].strip() == row.group
 
 
 def test_nothing_open_is_an_answer() -> None:
@@ -144,7 +168,7 @@ def test_since_says_when() -> None:
 @pytest.mark.parametrize(
     ("books", "said"),
     [
-        ({"no_slot": 12}, "PID 4711: 12 were dropped: the table was full (AMI_DIAG_TRACE_SLOTS"),
+        ({"no_slot": 12}, "PID 4711: 12 were dropped: the table was full (AMIDIAG_TRACE_SLOTS"),
         ({"no_site": 1}, "PID 4711: 1 are without their call site: the table of call sites was full"),
         ({"torn": 1}, "PID 4711: 1 entry being written at every reading (torn): left out"),
         ({"errors": 2}, "PID 4711: 2 errors in the tracer's hooks: what was being made was not recorded"),
