@@ -6,10 +6,9 @@ names. Standard library only, safe on Python 3.10.
 
 from __future__ import annotations
 
-import mmap
 import os
-from _thread import allocate_lock, get_ident
-from types import CodeType, FrameType
+from _thread import get_ident
+from time import sleep
 
 from .trace_layout import (
     DEPTH,
@@ -23,21 +22,28 @@ from .trace_layout import (
     Geometry,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
 _OWN_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LONGEST_STRING = 1000
-_PATIENCE_S = 0.2
+# A thread waits so often, for so long (seconds), for another that is adding a site.
+_PATIENCE, _PAUSE_S = 200, 0.001
+# The walk over a stack takes so many frames at a step.
+_STEPS = (None,) * (DEPTH // 4)
 
 
 class CallSites:
     """Writes the sites of one region."""
 
-    def __init__(self, memory: mmap.mmap, at: int, geometry: Geometry, words: memoryview) -> None:
+    def __init__(self, memory: memoryview, at: int, geometry: Geometry, words: memoryview) -> None:
         self._memory = memory
         self._at = at
         self._geometry = geometry
         self._words = words
-        self._lock = allocate_lock()
-        self._holder = 0
+        # Who is adding a site: (thread,), one of its own for each time.
+        self._inside: tuple[int] | None = None
         self._known: dict[tuple[int, ...], int] = {}
         # The known stacks are known by id(): their code must live on, lest another gets its id.
         self._kept: list[CodeType] = []
@@ -45,53 +51,82 @@ class CallSites:
         self._frames: dict[tuple[str, str, int], int] = {}
         self._strings: dict[str, int] = {}
 
-    def number(self, frame: FrameType | None) -> int:
+    def number(self, frame: FrameType) -> int:
         """The number of the site of `frame`, from 1; 0 if the table has no room for it."""
         key: list[int] = []
-        caller, depth = frame, DEPTH
-        while caller is not None and depth:
-            key += (id(caller.f_code), caller.f_lasti)
-            caller = caller.f_back
-            depth -= 1
-        site = self._known.get(tuple(key))
-        if site is None:
-            site = self._intern(tuple(key), frame)
+        a: FrameType | None = frame
+        # Four at a step: this loop is what a resource costs most.
+        for _ in _STEPS:
+            if a is None:
+                break
+            b = a.f_back
+            c = b and b.f_back
+            d = c and c.f_back
+            if b is None or c is None or d is None:
+                while a is not None:
+                    key += (id(a.f_code), a.f_lasti)
+                    a = a.f_back
+                break
+            key += (
+                id(a.f_code),
+                a.f_lasti,
+                id(b.f_code),
+                b.f_lasti,
+                id(c.f_code),
+                c.f_lasti,
+                id(d.f_code),
+                d.f_lasti,
+            )
+            a = d.f_back
+        known = tuple(key)
+        site = self._known.get(known) or self._intern(known, frame)
         if site == 0:
             self._words[R_NO_SITE] += 1
         return site
 
-    def _intern(self, key: tuple[int, ...], frame: FrameType | None) -> int:
-        # A signal handler or finalizer may come here while its own thread is inside: it must not wait for itself.
-        if not self._lock.acquire(False) and (
-            self._holder == get_ident() or not self._lock.acquire(True, _PATIENCE_S)
-        ):
-            return 0
-        try:
-            self._holder = get_ident()
-            return self._add(key, frame)
-        finally:
-            self._holder = 0
-            self._lock.release()
+    def _intern(self, key: tuple[int, ...], frame: FrameType) -> int:
+        me = (get_ident(),)
+        for _ in range(_PATIENCE):
+            try:
+                # No lock: Ctrl-C may come between the taking of one and the noting that it is taken. Within
+                # a line that calls nothing the interpreter changes no thread and handles no signal.
+                holder = self._inside = self._inside or me
+                if holder is me:
+                    return self._known.get(key) or self._add(key, frame)
+            finally:
+                self._inside = None if self._inside is me else self._inside
+            if holder[0] == me[0]:
+                # A signal handler or finalizer, come in while its own thread is inside.
+                return 0
+            sleep(_PAUSE_S)
+        return 0
 
-    def _add(self, key: tuple[int, ...], frame: FrameType | None) -> int:
-        if len(self._known) >= 4 * self._geometry.sites:
-            return 0
+    def _add(self, key: tuple[int, ...], frame: FrameType) -> int:
         codes, numbers = [], []
-        caller, depth = frame, DEPTH
-        while caller is not None and depth:
+        caller: FrameType | None = frame
+        for _ in range(len(key) // 2):
+            if caller is None:
+                break
             code = caller.f_code
             codes.append(code)
             if not code.co_filename.startswith(_OWN_DIRECTORY):
                 numbers.append(self._frame(code, caller.f_lineno or 0))
             caller = caller.f_back
-            depth -= 1
         if 0 in numbers:
             return 0
         site = self._site(tuple(numbers))
         if site:
-            self._kept.extend(codes)
-            self._known[key] = site
+            self._remember(key, codes, site)
         return site
+
+    def _remember(self, key: tuple[int, ...], codes: list[CodeType], site: int) -> None:
+        if len(self._known) >= 4 * self._geometry.sites:
+            # A program that makes its code anew each time (templates, `exec`) comes by the same lines
+            # with other code. First the ids go, then what kept them from being given to others.
+            self._known = {}
+            self._kept = []
+        self._kept.extend(codes)
+        self._known[key] = site
 
     def _site(self, frames: tuple[int, ...]) -> int:
         site = self._sites.get(frames)

@@ -5,26 +5,34 @@ Standard library only, safe on Python 3.10.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from sys import _getframe
-from types import FrameType
-from typing import Any, Protocol
 
-Note = Callable[[Any, "tuple[Any, ...]", FrameType], None]
-"""What to do with (result, arguments, caller's frame)."""
+from .trace_layout import R_ERRORS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, Protocol
 
-class Owner(Protocol):
-    """Whose hooks these are. They only pass through while it has no `region`."""
+    from .trace_region import Region
 
-    region: Any
+    Note = Callable[[Region, Any, tuple[Any, ...], FrameType], None]
+    """What to do with (region, result, arguments, caller's frame)."""
+    Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+    Prepare = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], FrameType], Call]
+    """What to call in the place of (function, arguments, named arguments), called from a frame."""
 
-    def swallow(self, error: Exception) -> None:
-        """Count what a note has raised, if it is ours."""
+    class Owner(Protocol):
+        """Whose hooks these are. They only pass through while it has no `region`."""
 
-    def failed(self, error: BaseException) -> None:
-        """Be told of what the original has raised. Never raises."""
+        region: Region | None
+
+        def swallowed(self, error: BaseException) -> bool:
+            """Count what one of ours has raised; False if it is the program's own and must go on."""
+
+        def failed(self, error: BaseException) -> None:
+            """Be told of what the original has raised."""
 
 
 class Hook:
@@ -32,40 +40,54 @@ class Hook:
 
     No Python function: as a class attribute that would become a method. It equals the original, hashes
     like it (`os.open in os.supports_dir_fd`), passes for its type, and is pickled by its name.
+
+    Where the program stands at its recursion limit no function of Python's can be called any more: what
+    must not fail there is written out here.
     """
 
+    __slots__ = ("__weakref__", "_note", "_original", "_owner", "_prepare")
+
     def __init__(
-        self,
-        original: Callable[..., Any],
-        module: str,
-        note: Note,
-        owner: Owner,
-        prepare: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None,
+        self, original: Callable[..., Any], owner: Owner, note: Note | None, prepare: Prepare | None = None
     ) -> None:
-        """`prepare` may change the arguments."""
+        """`prepare` may change what is called."""
         self._original = original
-        self._note = note
         self._owner = owner
+        self._note = note
         self._prepare = prepare
-        self.__module__ = module
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if self._prepare is not None:
+        owner, region, prepare = self._owner, self._owner.region, self._prepare
+        call, given, named = self._original, args, kwargs
+        if prepare is not None and region is not None:
             try:
-                args = self._prepare(args)
-            except Exception as error:  # noqa: BLE001 - see Tracer.swallow
-                self._owner.swallow(error)
+                call, given, named = prepare(call, args, kwargs, _getframe(1))
+            except BaseException as error:
+                if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+                    region.words[R_ERRORS] += 1
+                elif not owner.swallowed(error):
+                    raise
         try:
-            result = self._original(*args, **kwargs)
+            result = call(*given, **named)
         except BaseException as error:
-            self._owner.failed(error)
-            without_this_frame(error)
+            # The traceback becomes what it would be without this frame and that of `in_place` (not on 3.10).
+            trace = error.__traceback__.tb_next  # type: ignore[union-attr]
+            error.__traceback__ = trace.tb_next if trace is not None and given is not args else trace
+            if type(error) is OSError and region is not None:
+                try:
+                    owner.failed(error)
+                except RecursionError:
+                    region.words[R_ERRORS] += 1
             raise
-        if self._owner.region is not None:
+        note, region = self._note, owner.region
+        if note is not None and region is not None:
             try:
-                self._note(result, args, _getframe(1))
-            except Exception as error:  # noqa: BLE001 - see Tracer.swallow
-                self._owner.swallow(error)
+                note(region, result, args, _getframe(1))
+            except BaseException as error:
+                if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+                    region.words[R_ERRORS] += 1
+                elif not owner.swallowed(error):
+                    raise
         return result
 
     @property
@@ -79,6 +101,10 @@ class Hook:
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self._original.__doc__
+
+    @property
+    def __module__(self) -> str:  # type: ignore[override]
+        return self._original.__module__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
@@ -96,29 +122,39 @@ class Hook:
         return str(self._original.__name__)
 
 
-def method(original: Callable[..., Any], note: Note, owner: Owner) -> Any:
+def method(original: Callable[..., Any], owner: Owner, note: Note) -> Any:
     """A function in the place of a method or function written in Python."""
 
-    @functools.wraps(original)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
-            owner.failed(error)
-            without_this_frame(error)
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]
+            if type(error) is OSError and owner.region is not None:
+                try:
+                    owner.failed(error)
+                except RecursionError:
+                    owner.region.words[R_ERRORS] += 1
             raise
-        if owner.region is not None:
+        region = owner.region
+        if region is not None:
             try:
-                note(result, args, _getframe(1))
-            except Exception as error:  # noqa: BLE001 - see Tracer.swallow
-                owner.swallow(error)
+                note(region, result, args, _getframe(1))
+            except BaseException as error:
+                if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+                    region.words[R_ERRORS] += 1
+                elif not owner.swallowed(error):
+                    raise
         return result
 
+    return _like(hooked, original)
+
+
+def _like(hooked: Any, original: Any) -> Any:
+    """As functools.wraps does it: that module would come into every program."""
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        if hasattr(original, name):
+            setattr(hooked, name, getattr(original, name))
+    hooked.__dict__.update(getattr(original, "__dict__", {}))
+    hooked.__wrapped__ = original
     return hooked
-
-
-def without_this_frame(error: BaseException) -> None:
-    """Take the first frame out of a traceback, so that it reads as if we were not there (not on 3.10)."""
-    trace = error.__traceback__
-    if trace is not None:
-        error.__traceback__ = trace.tb_next

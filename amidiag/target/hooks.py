@@ -10,32 +10,33 @@ import builtins
 import io
 import os
 import posix
-from collections.abc import Callable
-from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+import sys
 
-from . import inherit
-from .hook import Hook, Note, method
+from . import inherit, notes, torch_notes
+from .hook import Hook, method
+from .in_place import caller_as
 from .late_import import LateImports
-from .trace_layout import BY_ADDRESS, BY_PROCESS, BY_THREAD, KIND
+from .trace_layout import KIND
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, ModuleType
+    from typing import Any
+
+    from .hook import Call, Note, Prepare
     from .tracer import Tracer
 
-_PIPE, _SOCKET, _MEMFD, _EVENTFD, _FILE = (KIND[n] for n in ("pipe", "socket", "memfd", "eventfd", "file"))
-_TERMINAL, _SHM, _STORAGE, _RECEIVED = (KIND[n] for n in ("terminal", "shm", "storage", "received"))
-_THREAD, _PROCESS, _SEMAPHORE = (KIND[n] for n in ("thread", "process", "semaphore"))
-_PIDFD, _TIMERFD = KIND["pidfd"], KIND["timerfd"]
+    # (holder, name, hook, what was in the holder itself or _INHERITED): newest last.
+    Put = tuple[Any, str, Any, Any]
 
-# (holder, name, hook, what was in the holder itself or _INHERITED): newest last.
-_Put = tuple[Any, str, Any, Any]
 _INHERITED = object()
 
 
 class _Installed:
     """What is in place now."""
 
-    put: list[_Put] = []  # noqa: RUF012 - there is one set of hooks in a process
+    put: list[Put] = []  # noqa: RUF012 - there is one set of hooks in a process
     late: LateImports | None = None
 
 
@@ -43,7 +44,7 @@ def install(tracer: Tracer) -> None:
     """Put every hook in place, or arrange for it."""
     hooks = _Hooks(tracer)
     hooks.builtins()
-    _Installed.late = LateImports(hooks.by_module())
+    _Installed.late = LateImports(hooks.by_module(), tracer.guarded)
     _Installed.late.begin()
 
 
@@ -62,6 +63,11 @@ def uninstall() -> None:
             setattr(holder, name, before)
 
 
+def installed() -> list[tuple[str, str]]:
+    """(module or class, name) of every hook that is in place."""
+    return [(holder.__name__, name) for holder, name, _, _ in _Installed.put]
+
+
 class _Hooks:
     """All hooks for one tracer."""
 
@@ -70,185 +76,111 @@ class _Hooks:
 
     def builtins(self) -> None:
         """What is there from the start."""
-        self._put(os, "pipe", self._pipe)
-        self._put(os, "pipe2", self._pipe)
-        self._put(os, "memfd_create", self._fd(_MEMFD))
-        self._put(os, "eventfd", self._eventfd)
-        self._put(os, "pidfd_open", self._event(_PIDFD))
-        self._put(os, "timerfd_create", self._event(_TIMERFD))
-        self._put(os, "openpty", self._terminals)
-        self._put(os, "posix_openpt", self._terminal)
-        self._put(os, "forkpty", self._forked_terminal)
-        self._put(os, "open", self._opened)
-        self._put(io, "open", self._file)
+        for name, note in (
+            ("pipe", notes.pipe),
+            ("pipe2", notes.pipe),
+            ("memfd_create", notes.memfd),
+            ("eventfd", notes.anonymous(KIND["eventfd"])),
+            ("pidfd_open", notes.anonymous(KIND["pidfd"])),
+            ("timerfd_create", notes.anonymous(KIND["timerfd"])),
+            ("openpty", notes.terminals),
+            ("posix_openpt", notes.terminal),
+            ("open", notes.opened),
+        ):
+            self._put_os(name, note)
+        # Of a process with threads it warns.
+        self._put_os("forkpty", notes.forked_terminal, _in_place)
+        self._put_os("posix_spawn", notes.child, inherit.third_mapping)
+        self._put_os("posix_spawnp", notes.child, inherit.third_mapping)
+        self._put_os("execve", None, inherit.third_mapping)
+        self._put_os("putenv", None, inherit.put_variable)
+        self._put_os("unsetenv", None, inherit.unset_variable)
         # One object in both places, as it was.
-        self._set(builtins, "open", io.open)
-        self._put(os, "posix_spawn", self._child, _third_mapping)
-        self._put(os, "posix_spawnp", self._child, _third_mapping)
-        self._put(os, "execve", _nothing, _third_mapping)
+        self._put((io, builtins), "open", notes.file, _where_it_warns)
 
     def by_module(self) -> dict[str, Callable[[ModuleType], None]]:
         """What to do when a module is there."""
         return {
             "socket": self._in_socket,
-            "threading": self._in_threading,
+            "threading": lambda module: self._wrap(module.Thread, "start", notes.thread),
             "_posixsubprocess": self._in_subprocess,
             "subprocess": self._in_subprocess,
-            "_posixshmem": lambda module: self._put(module, "shm_open", self._fd(_SHM)),
-            "multiprocessing.reduction": lambda module: self._wrap(module, "recvfds", self._received),
+            "_posixshmem": lambda module: self._put((module,), "shm_open", notes.shm),
+            "multiprocessing.reduction": lambda module: self._wrap(module, "recvfds", notes.received),
             "multiprocessing.synchronize": self._in_synchronize,
             "torch.storage": self._in_torch,
         }
 
-    def _put(self, holder: Any, name: str, note: Note, prepare: Any = None) -> None:
+    def _put_os(self, name: str, note: Note | None, prepare: Prepare | None = None) -> None:
+        # One object in both places, as it was: it is pickled as posix.pipe.
+        self._put((os, posix), name, note, prepare)
+
+    def _put(
+        self, holders: tuple[Any, ...], name: str, note: Note | None, prepare: Prepare | None = None
+    ) -> None:
         """A hook in the place of a built-in function, if there is one of this name."""
-        original = getattr(holder, name, None)
-        if original is not None and type(original) is not Hook:
-            module = "builtins" if holder is io else holder.__name__
-            self._set(holder, name, Hook(original, module, note, self._tracer, prepare))
+        original = getattr(holders[0], name, None)
+        if original is None or type(original) is Hook:
+            return
+        known = (hook for _, _, hook, _ in _Installed.put if getattr(hook, "__wrapped__", None) is original)
+        hook = next(known, None) or Hook(original, self._tracer, note, prepare)
+        for holder in holders:
+            if vars(holder).get(name) is original:
+                self._set(holder, name, hook)
 
     def _wrap(self, holder: Any, name: str, note: Note) -> None:
         """A hook in the place of a function written in Python."""
         original = getattr(holder, name, None)
         if original is not None:
-            self._set(holder, name, method(original, note, self._tracer))
+            self._set(holder, name, method(original, self._tracer, note))
 
     @staticmethod
     def _set(holder: Any, name: str, hook: Any) -> None:
         _Installed.put.append((holder, name, hook, vars(holder).get(name, _INHERITED)))
         setattr(holder, name, hook)
 
-    def _fd(self, kind: int) -> Note:
-        return lambda fd, _, frame: self._tracer.note_fd(kind, fd, frame)
-
-    def _event(self, kind: int) -> Note:
-        return lambda fd, _, frame: self._tracer.note_event(kind, fd, frame)
-
-    def _pipe(self, ends: tuple[int, int], _: tuple[Any, ...], frame: FrameType) -> None:
-        # Both ends have one inode.
-        self._tracer.note_fd(_PIPE, ends[0], frame)
-
-    def _eventfd(self, fd: int, _: tuple[Any, ...], frame: FrameType) -> None:
-        self._tracer.note_event(_EVENTFD, fd, frame, _eventfd_id(fd) + 1)
-
-    def _terminals(self, ends: tuple[int, int], _: tuple[Any, ...], frame: FrameType) -> None:
-        for fd in ends:
-            self._tracer.note_opened(_TERMINAL, _SHM, fd, frame)
-
-    def _terminal(self, fd: int, _: tuple[Any, ...], frame: FrameType) -> None:
-        self._tracer.note_opened(_TERMINAL, _SHM, fd, frame)
-
-    def _forked_terminal(self, result: tuple[int, int], _: tuple[Any, ...], frame: FrameType) -> None:
-        pid, fd = result
-        if pid:
-            self._tracer.note_opened(_TERMINAL, _SHM, fd, frame)
-
-    def _opened(self, fd: int, _: tuple[Any, ...], frame: FrameType) -> None:
-        self._tracer.note_opened(_FILE, _SHM, fd, frame)
-
-    def _file(self, file: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-        # Around a descriptor it makes nothing: that was made elsewhere.
-        if not (args and isinstance(args[0], int)):
-            self._tracer.note_opened(_FILE, _SHM, file.fileno(), frame)
-
-    def _child(self, pid: int, _: tuple[Any, ...], frame: FrameType) -> None:
-        self._tracer.note_number(_PROCESS, BY_PROCESS, pid, frame)
-
-    def _received(self, fds: Any, _: tuple[Any, ...], frame: FrameType) -> None:
-        for fd in fds:
-            self._tracer.note_received(_RECEIVED, fd, frame)
-
     def _in_socket(self, module: ModuleType) -> None:
-        self._wrap(module.socket, "__init__", self._socket)
-        self._wrap(module, "recv_fds", lambda result, args, frame: self._received(result[1], args, frame))
-
-    def _socket(self, _: None, args: tuple[Any, ...], frame: FrameType) -> None:
-        import _socket
-
-        fd = _socket.socket.fileno(args[0])
-        if fd >= 0:
-            self._tracer.note_fd(_SOCKET, fd, frame, first_wins=True)
-
-    def _in_threading(self, module: ModuleType) -> None:
-        self._wrap(module.Thread, "start", self._thread)
-
-    def _thread(self, _: None, args: tuple[Any, ...], frame: FrameType) -> None:
-        # It may have ended already, and then has no number of interest; known since `start` waited for it.
-        number = getattr(args[0], "_native_id", None)
-        if number is not None:
-            self._tracer.note_number(_THREAD, BY_THREAD, number, frame)
+        self._wrap(module.socket, "__init__", notes.socket(module._socket.socket.fileno))
+        self._wrap(module, "recv_fds", notes.received_with_data)
 
     def _in_subprocess(self, module: ModuleType) -> None:
         for name in ("fork_exec", "_fork_exec"):
-            self._put(module, name, self._child, _sixth_list)
+            self._put((module,), name, notes.child, _with_environment)
 
     def _in_synchronize(self, module: ModuleType) -> None:
-        self._wrap(module.SemLock, "__init__", self._semaphore)
-        self._wrap(module.SemLock, "__setstate__", self._semaphore)
-
-    def _semaphore(self, _: None, args: tuple[Any, ...], frame: FrameType) -> None:
-        self._tracer.note_number(_SEMAPHORE, BY_ADDRESS, args[0]._semlock.handle, frame)
+        self._wrap(module.SemLock, "__init__", notes.semaphore)
+        self._wrap(module.SemLock, "__setstate__", notes.semaphore)
 
     def _in_torch(self, module: ModuleType) -> None:
         storage = module.UntypedStorage
-        share_fd, share_name = storage._share_fd_cpu_, storage._share_filename_cpu_
-
-        def shared(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            self._tracer.note_fd(_STORAGE, result[0], frame, first_wins=True)
-
-        def named(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            self._tracer.note_path(_STORAGE, "/dev/shm" + os.fsdecode(result[1]), frame)
-
-        def made(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            # Of a storage that is shared already this changes nothing, it tells.
-            shared(share_fd(result), args, frame)
-
-        def made_named(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            named(share_name(result), args, frame)
-
-        def rebuilt(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            self._tracer.note_fd(_STORAGE, args[0], frame, first_wins=True)
-
-        def rebuilt_named(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-            named((None, args[1]), args, frame)
-
-        self._wrap(storage, "_share_fd_cpu_", shared)
-        self._wrap(storage, "_share_filename_cpu_", named)
-        for name, note in (
-            ("_new_using_fd_cpu", made),
-            ("_new_using_filename_cpu", made_named),
-            ("_new_shared_fd_cpu", rebuilt),
-            ("_new_shared_filename_cpu", rebuilt_named),
-        ):
-            self._put_static(storage, name, note)
-
-    def _put_static(self, holder: type, name: str, note: Note) -> None:
-        """A hook in the place of a static or class method: both are called without an instance."""
-        original = getattr(holder, name, None)
-        if original is not None:
-            self._set(holder, name, staticmethod(method(original, note, self._tracer)))
+        for name, (note, static) in torch_notes.notes(storage).items():
+            if not static:
+                self._wrap(storage, name, note)
+            elif hasattr(storage, name):
+                # Called without an instance, as the static or class method was.
+                hooked = method(getattr(storage, name), self._tracer, note)
+                self._set(storage, name, staticmethod(hooked))
 
 
-def _nothing(result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
-    """Nothing is made."""
+def _in_place(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+) -> Call:
+    """From the caller's own line, for the sake of warnings."""
+    return caller_as(frame), (function, args, kwargs), {}
 
 
-def _third_mapping(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*args[:2], inherit.child_mapping(args[2]), *args[3:]) if len(args) > 2 else args
+def _where_it_warns(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+) -> Call:
+    """`open` warns of line buffering in binary mode, of a bool as descriptor, of a missing encoding."""
+    unusual = len(args) > 2 or "buffering" in kwargs or (args and type(args[0]) is bool)
+    if unusual or sys.flags.warn_default_encoding:
+        return _in_place(function, args, kwargs, frame)
+    return function, args, kwargs
 
 
-def _sixth_list(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*args[:5], inherit.child_list(args[5]), *args[6:]) if len(args) > 5 else args
-
-
-def _eventfd_id(fd: int) -> int:
-    """The kernel's number of an eventfd (proc_pid_fdinfo(5)), -1 where it cannot be read."""
-    try:
-        info = posix.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    try:
-        _, found, rest = posix.read(info, 512).partition(b"eventfd-id:")
-        return int(rest.split(None, 1)[0]) if found else -1
-    finally:
-        posix.close(info)
+def _with_environment(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+) -> Call:
+    """`fork_exec`: its environment is the sixth argument; of a process with threads it may warn."""
+    return _in_place(function, inherit.sixth_list(args), kwargs, frame)

@@ -70,8 +70,8 @@ STATE_FREE, STATE_RESERVED, STATE_ACTIVE = 0, 1, 2
 SLOT = struct.Struct("@QHHiQQQIIQQ")
 """sequence, kind, keyed, fd, device, inode, time, site, thread, extra, sequence again.
 
-`site` 0 means that the table of sites was full. `extra`: the `eventfd-id` of fdinfo (plus 1, 0 where it
-could not be read), or the address of a semaphore.
+`site` 0 means that the table of sites was full. `extra`: the address of a semaphore; or the `eventfd-id` of
+fdinfo plus 1, 0 where it was not read.
 """
 SLOT_SIZE = SLOT.size
 

@@ -2,19 +2,19 @@
 
 No lock is held while a resource is noted: what must be one step is one step of the interpreter (an entry
 of a dict, an item of a list, one `pack_into`). So a fork, a signal handler or a finalizer that comes
-between finds nothing locked. Standard library only, safe on Python 3.10.
+between finds nothing locked. And within a line that calls nothing the interpreter changes no thread and
+handles no signal. Standard library only, safe on Python 3.10.
 """
 
 from __future__ import annotations
 
 import itertools
-import mmap
-import time
-from _thread import allocate_lock, get_native_id
-from types import FrameType
+from _thread import _local, get_native_id
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 
 from . import sweep
 from .call_sites import CallSites
+from .sweep import KIND_WORD, SLOT_WORDS, Key
 from .trace_layout import (
     BY_ADDRESS,
     BY_FD,
@@ -37,41 +37,44 @@ from .trace_layout import (
     Geometry,
 )
 
-Key = tuple[int, ...]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
-# Slots are handed out so many at a time; sweeps wait until so many are used, then until twice what was open.
+# How many slots are in use is said so many at a time; sweeps wait until so many are, then until twice
+# what was open.
 _BLOCK = 256
 _FIRST_SWEEP = 4096
-# Nanoseconds between two sweeps of a table that is full of what is open, and of a process at EMFILE.
-_FULL_PAUSE = 1_000_000_000
+# Nanoseconds between two sweeps of a table that is almost full of what is open, and of a process at EMFILE.
+_CROWDED_PAUSE = 1_000_000_000
 _EMFILE_PAUSE = 60_000_000_000
-_SPINS = 200
-# A slot in words of 8 bytes: the second begins with the kind, the fifth is the time.
-_SLOT_WORDS, _KIND_WORD, _TIME_WORD = SLOT_SIZE // 8, 1, 4
+_pack = SLOT.pack_into
 
 
 def boottime() -> int:
     """CLOCK_BOOTTIME in nanoseconds: the clock that start ticks count."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return clock_gettime_ns(CLOCK_BOOTTIME)
 
 
 class Region:
     """Where this process notes what it makes, and from where. Made by the process that owns it."""
 
-    def __init__(self, memory: mmap.mmap, at: int, geometry: Geometry) -> None:
+    def __init__(self, memory: memoryview, at: int, geometry: Geometry) -> None:
         self._memory = memory
-        self.words = memoryview(memory)[at : at + REGION_HEADER_SIZE].cast("Q")
+        self.words = memory[at : at + REGION_HEADER_SIZE].cast("Q")
         self._slots_at = at + geometry.slots_at
-        self._slot_words = memoryview(memory)[self._slots_at : at + geometry.sites_at].cast("Q")
+        self._slot_words = memory[self._slots_at : at + geometry.sites_at].cast("Q")
         self._capacity = geometry.slots
         self._sites = CallSites(memory, at, geometry, self.words)
+        self.site = self._sites.number
         self._slot_of: dict[Key, int] = {}
         self._free: list[int] = []
-        self._used = 0
+        self._fresh = itertools.count()
         self._sequence = itertools.count(1)
-        self._growing = allocate_lock()
-        self._sweeping = allocate_lock()
-        self._sweep_at = _FIRST_SWEEP
+        self._threads = _local()
+        self._sweeping: object = None
+        self._sweep_at = min(_FIRST_SWEEP, self._capacity)
+        self._crowded = False
 
     def claim(self, pid: int) -> None:
         """Begin: from now on this is the region of the process `pid`, which calls this itself."""
@@ -89,53 +92,61 @@ class Region:
         """How many creations failed for want of FDs."""
         return self.words[R_EMFILE]
 
-    def site(self, frame: FrameType | None) -> int:
-        """The number of the call site that `frame` and its callers are; 0 if there is no room for it."""
-        return self._sites.number(frame)
+    def knows(self, device: int, inode: int) -> bool:
+        """Whether there is a record of what this inode names."""
+        return (BY_INODE, device, inode) in self._slot_of
+
+    def note_inode(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
+        """Keep where a resource was made that its inode names: a pipe, a socket, a piece of shared memory."""
+        self.note((BY_INODE, device, inode), kind, fd, device, inode, frame)
+
+    def note_fd(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
+        """Keep where one was opened that its FD names too, since others share its inode."""
+        # An FD names one thing at a time, so what is opened under it later takes over its slot.
+        self.note((BY_FD, fd), kind, fd, device, inode, frame)
+
+    def note_number(self, keyed: int, kind: int, number: int, frame: FrameType) -> None:
+        """Keep where a thread or process was started, or where the semaphore at an address was made."""
+        self.note((keyed, number), kind, -1, 0, number, frame, number if keyed == BY_ADDRESS else 0)
 
     def note(
-        self,
-        kind: int,
-        keyed: int,
-        fd: int,
-        device: int,
-        inode: int,
-        frame: FrameType | None,
-        extra: int = 0,
-        *,
-        first_wins: bool = False,
+        self, key: Key, kind: int, fd: int, device: int, inode: int, frame: FrameType, extra: int = 0
     ) -> None:
-        """Keep that a resource was made, and where. What `keyed` means: see trace_layout.
-
-        With `first_wins` what is known already stays, as for a socket object around a known descriptor.
-        """
-        if keyed == BY_INODE:
-            key: Key = (keyed, device, inode)
-        else:
-            # An FD names one thing at a time, so what is opened under it later takes over its slot.
-            key = (keyed, fd if keyed == BY_FD else extra if keyed == BY_ADDRESS else inode)
-        slot = self._slot_of.get(key)
-        if slot is None:
-            slot = self._take(key)
-            if slot is None:
-                self.words[R_NO_SLOT] += 1
-                return
-        elif first_wins:
-            return
-        site = self._sites.number(frame)
+        """Write down where a resource was made. `key`: (keyed, what names it); see trace_layout."""
+        site = self.site(frame)
         sequence = next(self._sequence)
-        SLOT.pack_into(
+        try:
+            thread = self._threads.number
+        except AttributeError:
+            thread = self._threads.number = get_native_id()
+        slot = self._slot_of.get(key)
+        while True:
+            if slot is None:
+                slot = self._take(key)
+                if slot is None:
+                    self.words[R_NO_SLOT] += 1
+                    return
+            now = clock_gettime_ns(CLOCK_BOOTTIME)
+            try:
+                # Nothing is called from here until it is written, so no sweep in another thread can take it.
+                current = self._slot_of[key]
+                if current == slot:
+                    break
+                slot = current
+            except KeyError:
+                slot = None
+        _pack(
             self._memory,
             self._slots_at + slot * SLOT_SIZE,
             sequence,
             kind,
-            keyed,
+            key[0],
             fd,
             device,
             inode,
-            boottime(),
+            now,
             site,
-            get_native_id(),
+            thread,
             extra,
             sequence,
         )
@@ -157,62 +168,52 @@ class Region:
         self.words[R_OFF_AT] = boottime()
 
     def _take(self, key: Key) -> int | None:
-        """A free slot for `key`, or None."""
+        """A slot for `key`, or None."""
         if len(self._slot_of) >= self._sweep_at:
             self._sweep()
-        for _ in range(_SPINS):
-            try:
-                slot = self._free.pop()
-            except IndexError:
-                if not self._grow():
-                    return None
-                continue
-            self._slot_of[key] = slot
-            return slot
-        return None
-
-    def _grow(self) -> bool:
-        """Put more slots into use; True if it is worth trying again."""
-        if not self._growing.acquire(False):
-            time.sleep(0)
-            return True
         try:
-            block = range(self._used, min(self._used + _BLOCK, self._capacity))
-            self._used = block.stop
-            # The reader looks only at slots that are in use: say so before the first of them is written.
-            self.words[R_SLOTS] = self._used
-            self._free.extend(reversed(block))
-            return len(block) > 0
-        finally:
-            self._growing.release()
+            slot = self._free.pop()
+        except IndexError:
+            slot = next(self._fresh)
+            if slot >= self._capacity:
+                return None
+            # The reader looks only at slots that are in use: say so before this one is written.
+            used = min((slot // _BLOCK + 1) * _BLOCK, self._capacity)
+            if self.words[R_SLOTS] < used:  # noqa: PLR1730 - to call max lets another thread in
+                self.words[R_SLOTS] = used
+        taken = self._slot_of.setdefault(key, slot)
+        if taken != slot:
+            self._free.append(slot)
+        return taken
 
     def _sweep(self) -> None:
         """Free the slots of what is closed. Opens at most one descriptor, and none close to the limit."""
-        began = boottime()
-        full = self._sweep_at >= self._capacity
-        if full and began - self.words[R_SWEPT_AT] < _FULL_PAUSE:
+        if self._crowded and boottime() - self.words[R_SWEPT_AT] < _CROWDED_PAUSE:
             return
-        if not self._sweeping.acquire(False):
-            return
+        me = object()
         try:
-            for key, slot in sweep.closed(list(self._slot_of.items()), self._record):
-                self._release(key, slot, began)
-            self.words[R_SWEEPS] += 1
-            self.words[R_SWEPT_AT] = boottime()
-            self._sweep_at = min(self._capacity, max(_FIRST_SWEEP, 2 * len(self._slot_of)))
+            holder = self._sweeping = self._sweeping or me
+            if holder is me:
+                self._free_closed()
         finally:
-            self._sweeping.release()
+            self._sweeping = None if self._sweeping is me else self._sweeping
 
-    def _record(self, slot: int) -> tuple[int, ...]:
-        return SLOT.unpack_from(self._memory, self._slots_at + slot * SLOT_SIZE)
-
-    def _release(self, key: Key, slot: int, began: int) -> None:
-        # Noted anew since the sweep began, or just taken and not yet written: then it is not ours to free.
-        words, at = self._slot_words, slot * _SLOT_WORDS
-        taken = words[at + _KIND_WORD] & 0xFFFF == 0
-        if taken or words[at + _TIME_WORD] >= began or self._slot_of.get(key) != slot:
-            return
-        self._slot_of.pop(key, None)
-        # Kind 0 is a free slot.
-        words[at + _KIND_WORD] = 0
-        self._free.append(slot)
+    def _free_closed(self) -> None:
+        slot_of, words = self._slot_of, self._slot_words
+        # As they are before it is asked what is open: what is written from now on is not ours to free.
+        before = bytes(words[: self.words[R_SLOTS] * SLOT_WORDS])
+        then = memoryview(before).cast("Q")
+        try:
+            gone = sweep.closed(slot_of, then)
+        except OSError:
+            gone = []  # It cannot be asked now: see there.
+        for key in gone:
+            at = slot_of[key] * SLOT_WORDS
+            if words[at] == then[at]:
+                slot = slot_of.pop(key)
+                words[at + KIND_WORD] = 0
+                self._free.append(slot)
+        self.words[R_SWEEPS] += 1
+        self.words[R_SWEPT_AT] = boottime()
+        self._sweep_at = min(self._capacity, max(_FIRST_SWEEP, 2 * len(slot_of)))
+        self._crowded = 4 * len(slot_of) > 3 * self._capacity

@@ -12,18 +12,21 @@ import errno
 import os
 import sys
 from _thread import get_ident
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
+from posix import getpid
+from sys import _getframe
 
-from . import hooks, inherit
+from . import hooks, inherit, notes
+from .blame import is_ours, take_out_our_frames
 from .trace_file import SLOTS, Reservation, TraceFile
-from .trace_layout import BY_FD, BY_INODE
-from .trace_region import Region
 
-_OWN_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
-# Where the functions of Python's own that we call are written.
-_CALLED = {f.__code__.co_filename for f in (os.fsdecode, os.path.join, os.path.exists)}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+    from .trace_region import Region
+
 _OUT_OF_FDS = (errno.EMFILE, errno.ENFILE)
 # This package, as installed and as `boot/sitecustomize.py` loads it where it is not.
 _NAMES = ("amidiag.target.tracer", "_amidiag_target.tracer")
@@ -39,11 +42,8 @@ class Tracer:
         self.error: str | None = None
         self.region: Region | None = None
         self._file: TraceFile | None = None
-        self._reserved: dict[int, tuple[int, Reservation]] = {}
-        self._claimed = 0
-        self._pid = os.getpid()
-        self._shared_inode = (0, 0)
-        self._shm_device = 0
+        self._reserved: dict[int, Reservation] = {}
+        self._pid = getpid()
         self._prepared = False
 
     @property
@@ -52,10 +52,11 @@ class Tracer:
         return None if self._file is None else self._file.path
 
     def _switch_on(self, *, children: bool, slots: int) -> None:
+        if sys.version_info >= (3, 13) and not sys._is_gil_enabled():
+            raise NotImplementedError("a Python without the global interpreter lock is not supported")
+        notes.learn()
         self._file = TraceFile(slots=slots)
-        self._pid = os.getpid()
-        self._shm_device = _device_of("/dev/shm")
-        self._shared_inode = _shared_inode()
+        self._pid = getpid()
         if not self._prepared:
             # What is registered here cannot be taken back: it asks whether the tracer is on.
             os.register_at_fork(
@@ -63,102 +64,55 @@ class Tracer:
             )
             atexit.register(self._at_exit)
             self._prepared = True
-        self._adopt(self._file.first())
+        self.region = self._file.first()
         hooks.install(self)
         if children:
             inherit.switch_on()
 
-    def _adopt(self, region: Region | None) -> None:
-        self.region = region
-        if region is not None:
-            self._claimed = region.claimed
-
     def uninstall(self) -> None:
-        """Switch off, take every hook out, and remove the table. In children that were forked it goes on."""
-        hooks.uninstall()
-        inherit.switch_off()
+        """Switch off, take every hook out, and remove the table. In children that were forked it goes on,
+        and then the table stays. Never raises."""
+        self.guarded(hooks.uninstall)
+        self.guarded(inherit.switch_off)
         region, self.region = self.region, None
         if region is not None:
             region.off()
-        self._remove_file()
+        self.guarded(self._remove_file)
 
     def _remove_file(self) -> None:
         file, self._file = self._file, None
-        if file is not None and file.pid == os.getpid():
+        if file is not None and file.pid == getpid():
             file.unlink()
 
     def guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do something of ours that must not fail into the program."""
         try:
             work(*arguments)
-        except Exception as e:  # noqa: BLE001 - see swallow
-            self.swallow(e)
+        except BaseException as error:
+            if not self.swallowed(error):
+                raise
 
-    def swallow(self, error: Exception) -> None:
-        """The one place where errors of ours end, counted. What a signal handler has raised is the program's."""
-        if not _is_ours(error):
-            raise error
-        if self.region is not None:
+    def swallowed(self, error: BaseException) -> bool:
+        """The one place where errors of ours end, counted. False for what is the program's: a signal
+        handler's, say, for which the traceback is made as if we were not there."""
+        try:
+            ours = is_ours(error)
+            if not ours:
+                take_out_our_frames(error)
+        except RecursionError:
+            ours = type(error) is RecursionError
+        if ours and self.region is not None:
             self.region.swallowed()
-
-    def note_fd(self, kind: int, fd: int, frame: FrameType, *, first_wins: bool = False) -> None:
-        """Keep where an FD was made that is known by its inode: a pipe, a socket, a piece of shared memory."""
-        region = self.region
-        if region is not None:
-            info = os.fstat(fd)
-            region.note(kind, BY_INODE, fd, info.st_dev, info.st_ino, frame, first_wins=first_wins)
-
-    def note_opened(self, kind: int, shm: int, fd: int, frame: FrameType) -> None:
-        """Keep where a path was opened: many FDs may share its inode, but a segment is known by it (as `shm`)."""
-        region = self.region
-        if region is not None:
-            info = os.fstat(fd)
-            if info.st_dev == self._shm_device:
-                region.note(shm, BY_INODE, fd, info.st_dev, info.st_ino, frame)
-            else:
-                region.note(kind, BY_FD, fd, info.st_dev, info.st_ino, frame)
-
-    def note_received(self, kind: int, fd: int, frame: FrameType) -> None:
-        """Keep where an FD of any type was received."""
-        region = self.region
-        if region is not None:
-            info = os.fstat(fd)
-            # Of the types that share inodes many may come; of pipes, sockets and segments the inode says more.
-            unique = info.st_nlink == 0 or info.st_dev == self._shm_device or not _is_file(info.st_mode)
-            shared = (info.st_dev, info.st_ino) == self._shared_inode
-            keyed = BY_INODE if unique and not shared else BY_FD
-            region.note(kind, keyed, fd, info.st_dev, info.st_ino, frame, first_wins=True)
-
-    def note_event(self, kind: int, fd: int, frame: FrameType, extra: int = 0) -> None:
-        """Keep where a descriptor was made whose inode others may have too: eventfd, timerfd, pidfd."""
-        region = self.region
-        if region is not None:
-            info = os.fstat(fd)
-            shared = (info.st_dev, info.st_ino) == self._shared_inode
-            keyed = BY_FD if shared else BY_INODE
-            region.note(kind, keyed, fd, info.st_dev, info.st_ino, frame, extra)
-
-    def note_path(self, kind: int, path: str, frame: FrameType) -> None:
-        """Keep where a segment with a name was made."""
-        region = self.region
-        if region is not None:
-            info = os.stat(path)
-            region.note(kind, BY_INODE, -1, info.st_dev, info.st_ino, frame, first_wins=True)
-
-    def note_number(self, kind: int, keyed: int, number: int, frame: FrameType) -> None:
-        """Keep where a thread or process was started, or (as `extra`) where a semaphore lies."""
-        region = self.region
-        if region is not None:
-            region.note(kind, keyed, -1, 0, number, frame, number)
+        return ours
 
     def failed(self, error: BaseException) -> None:
-        """A creation failed: count it if FDs ran out. Never raises."""
+        """A creation failed: count it if FDs ran out."""
         if isinstance(error, OSError) and error.errno in _OUT_OF_FDS and self.region is not None:
             self.guarded(self.region.failed_for_want_of_fds)
 
     def _before_fork(self) -> None:
         if self.region is not None:
-            self.guarded(self._reserve, sys._getframe(1))
+            self.guarded(self._reserve, _getframe(1))
 
     def _reserve(self, frame: FrameType) -> None:
         region = self.region
@@ -170,7 +124,7 @@ class Tracer:
         reservation = self._file.reserve((self._pid, region.claimed), region.site(frame))
         if reservation is not None:
             # By thread: another may fork at the same moment.
-            self._reserved[get_ident()] = (self._pid, reservation)
+            self._reserved[get_ident()] = reservation
 
     def _after_fork(self) -> None:
         self._reserved.pop(get_ident(), None)
@@ -181,22 +135,23 @@ class Tracer:
             self.guarded(self._begin_in_child)
 
     def _begin_in_child(self) -> None:
-        _, reservation = self._reserved.get(get_ident(), (0, None))
+        reservation = self._reserved.get(get_ident())
         self._reserved = {}
         self._file = None
-        self._pid = os.getpid()
+        self._pid = getpid()
         region = None if reservation is None else reservation.claim()
         if region is None:
             self._file = TraceFile()
             region = self._file.first()
-        self._adopt(region)
+        self.region = region
 
     def _at_exit(self) -> None:
         # After an uncaught error, or when FDs have run out, somebody will want to know from where.
         region = self.region
-        orderly = getattr(sys, "last_type", None) is None and (region is None or region.emfile == 0)
-        if orderly:
+        if region is not None and getattr(sys, "last_type", None) is None and region.emfile == 0:
             self.guarded(self._remove_file)
+        # What follows is Python's own end: our functions may lose what they call at any moment.
+        self.region = None
 
 
 def install(*, children: bool = True, slots: int = SLOTS) -> Tracer:
@@ -214,7 +169,7 @@ def install(*, children: bool = True, slots: int = SLOTS) -> Tracer:
         except Exception as e:  # noqa: BLE001 - a program must not stop because it cannot be traced
             tracer.error = f"{type(e).__name__}: {e}"
             tracer.uninstall()
-            inherit.give_up()
+            tracer.guarded(inherit.give_up)
     return tracer
 
 
@@ -230,43 +185,8 @@ def _existing() -> Tracer:
 
 def _slots(default: int) -> int:
     text = os.environ.get("AMIDIAG_TRACE_SLOTS", "")
-    return min(max(int(text), 16), 1 << 22) if text.isdigit() else default
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether it was raised by this package, or by `os` on its behalf.
-
-    Signal handlers run between any two of our steps, and what they raise must reach the program: of that
-    the innermost frame is theirs.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return True
-    file = trace.tb_frame.f_code.co_filename
-    return file.startswith(_OWN_DIRECTORY) or file in _CALLED
-
-
-def _device_of(path: str) -> int:
-    try:
-        return os.stat(path).st_dev
-    except OSError:
-        return 0
-
-
-def _shared_inode() -> tuple[int, int]:
-    """(device, inode) that all eventfds have in common."""
-    fd = os.eventfd(0, os.EFD_CLOEXEC)
-    try:
-        info = os.fstat(fd)
-        return info.st_dev, info.st_ino
-    finally:
-        os.close(fd)
-
-
-def _is_file(mode: int) -> bool:
-    return mode & 0o170000 in (0o100000, 0o040000, 0o020000, 0o060000)
+    return min(max(int(text), 16), 1 << 22) if text.isdecimal() else default
 
 
 TRACER = Tracer()
+"""The one tracer of this copy of the package."""

@@ -20,26 +20,29 @@ def _begin():
     from _amidiag_target import inherit, tracer  # type: ignore[import-not-found]
 
     if inherit.wanted(os.environ):
-        started = tracer.install()
-        if started.error is not None and sys.stderr is not None:
-            sys.stderr.write("amidiag: tracing is off: " + started.error + "\n")
+        _say(tracer.install().error)
     else:
         inherit.give_up()
 
 
+def _say(error):
+    # type: (object) -> None
+    # Not through sys.stderr: where that is full too (a log on the same disk), Python would not start.
+    if error is not None and sys.stderr is not None:
+        try:
+            os.write(2, ("amidiag: tracing is off: %s\n" % (error,)).encode("utf-8", "replace"))
+        except OSError:
+            return  # Nobody can be told.
+
+
 _here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != _here]
+sys.path_importer_cache.pop(_here, None)
 try:
     _begin()
 except Exception as error:  # noqa: BLE001 - a program must not stop because it cannot be traced
-    if sys.stderr is not None:
-        sys.stderr.write("amidiag: tracing is off: %s: %s\n" % (type(error).__name__, error))
+    _say("%s: %s" % (type(error).__name__, error))
 
-_ours = sys.modules.pop(__name__)
-try:
-    import sitecustomize  # type: ignore[import-not-found] # noqa: F401 - the program's own
-except ImportError as error:
-    if getattr(error, "name", "sitecustomize") != "sitecustomize":
-        raise
-    # The import system expects to find what it has just imported.
-    sys.modules[__name__] = _ours
+# The program's own; if it has none, Python's `site` is content with just that ImportError.
+del sys.modules[__name__]
+import sitecustomize  # type: ignore[import-not-found] # noqa: E402, F401
