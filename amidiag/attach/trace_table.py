@@ -8,7 +8,8 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from amidiag.attach.trace_region import Region, read_region
+from amidiag.attach.region_reading import read_region
+from amidiag.attach.trace_region import Region
 from amidiag.attach.trace_source import BadTableError, TableFile
 from amidiag.procfs.identity import boot_id
 
