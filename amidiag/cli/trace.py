@@ -193,7 +193,10 @@ def _list(older_than: float | None, *, as_json: bool) -> int:
         return ExitCode.CLEAN
     from amidiag.report.trace_table import trace_list
 
-    if older_than is not None and not removed:
+    kept = sum(not file.alive for file in data.files)
+    if older_than is not None and kept:
+        err().print(f"kept of ended processes: {kept}, not that old, or a child that it forked still runs")
+    elif older_than is not None and not removed:
         err().print("nothing to remove")
     for part in trace_list(data):
         out().print(part, soft_wrap=True)

@@ -47,7 +47,6 @@ def read(target: str, *, tree: bool) -> Traced:
 
 def _of_process(pid: int, *, tree: bool) -> Traced:
     from amidiag.attach.call_sites import NotTraced, read_trace
-    from amidiag.attach.trace_files import find_dead
     from amidiag.procfs.identity import identify
     from amidiag.procfs.processes import read_stat
 
@@ -55,14 +54,25 @@ def _of_process(pid: int, *, tree: bool) -> Traced:
         identity, name = identify(pid), read_stat(pid).name
         return Traced(f"PID {pid}  {name}", read_trace(identity, tree=tree))
     except NotTraced as e:
-        earlier = [f" An earlier process {pid} left a table: amidiag trace {path}" for path in find_dead(pid)]
-        raise CommandError(f"{e}{''.join(earlier[:1])}", _CANNOT) from e
+        earlier, _ = _left_by(pid)
+        hint = f" An earlier process {pid} left a table: amidiag trace {earlier[0]}" if earlier else ""
+        raise CommandError(f"{e}{hint}", _CANNOT) from e
     except ProcessGone as e:
-        dead = find_dead(pid)
+        dead, why = _left_by(pid)
         if not dead:
-            raise CommandError(f"{e} It left no call-site table either.", _CANNOT) from e
+            raise CommandError(f"{e} {why}", _CANNOT) from e
     others = tuple(f"process {pid} left another table: amidiag trace {path}" for path in dead[1:])
     return _of_dead(dead[0], others)
+
+
+def _left_by(pid: int) -> tuple[list[str], str]:
+    """The tables that an ended process left, newest first, or why there are none."""
+    from amidiag.attach.trace_files import find_dead
+
+    try:
+        return find_dead(pid), "It left no call-site table either."
+    except PermissionError as e:
+        return [], f"What it may have left is not believed: {e}."
 
 
 def _of_file(path: str, *, tree: bool) -> Traced:

@@ -349,6 +349,15 @@ def test_a_pid_that_is_nobodys_and_has_left_nothing(env) -> None:
     assert (told["command"], told["exit_code"], told["data"]) == ("trace", 3, {})
 
 
+def test_a_directory_that_is_open_to_others_is_not_believed(env, program, tmp_path) -> None:
+    program.kill()
+    (tmp_path / "tables").chmod(0o777)
+    line = _refused(amidiag(env, program.pid), 3)
+    assert f"there is no process {program.pid}" in line
+    assert f"not believed: {tmp_path / 'tables'} is not a directory that belongs to this user alone" in line
+    assert "belongs to this user alone" in _refused(amidiag(env), 3)
+
+
 def test_files_that_are_no_tables(env, tmp_path) -> None:
     assert "is neither a PID nor the file" in _refused(amidiag(env, str(tmp_path / "nothing")), 2)
     other = tmp_path / "other"
@@ -394,12 +403,13 @@ def test_the_list_and_its_cleaning(env, program, tmp_path) -> None:
     assert "ended" in shown[2] and "program.py" in shown[2] and " ago)" in shown[2]
 
     kept = amidiag(env, "--clean", "--older-than", "1h")
-    assert (kept.returncode, kept.stderr) == (0, "nothing to remove\n")
+    assert (kept.returncode, kept.stderr.startswith("kept of ended processes: 1, ")) == (0, True)
     assert dead["path"] in kept.stdout
     cleaned = amidiag(env, "--clean")
     assert cleaned.stdout.splitlines()[0] == f"removed {dead['path']}"
     assert [p.name for p in (tmp_path / "tables").iterdir()] == [Path(live["path"]).name]
     assert as_json(env, "--clean")["data"]["removed"] == []
+    assert amidiag(env, "--clean").stderr == "nothing to remove\n"
     assert counts(as_json(env, program.pid)) == MADE
 
 
