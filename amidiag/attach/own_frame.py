@@ -13,7 +13,11 @@ _LIBRARY = re.compile(
 )
 _INSTALLED = re.compile(r".*/(?:site|dist)-packages/(.+?)(?:\.py)?(?:/|$)")
 # What starts a program and is no part of it: our own code in it, and the script that pip writes for a command.
-_OURS = re.compile(r"/amidiag/(?:target/|soak/faults/launcher\.py$)")
+_OURS = re.compile(r"/amidiag/(?:target|soak/faults)/")
+# Installed packages that begin or drive other people's programs.
+_DRIVERS = frozenset(
+    ("_pytest", "amidiag", "celery", "click", "gunicorn", "pluggy", "torch", "typer", "uvicorn")
+)
 _COMMAND = re.compile(r"/bin/[^/.]+$")
 
 
@@ -21,7 +25,7 @@ def own_frame(stack: Sequence[Frame]) -> Frame:
     """The program's own frame of a stack (innermost frame first, not empty).
 
     The innermost that is neither of the standard library nor installed. If there is none, the program is an
-    installed one: the innermost frame of the outermost installed package, which is who called all others.
+    installed one: the innermost frame of the outermost installed package that is no driver of programs.
     """
     own = next(
         (frame for i, frame in enumerate(stack) if _is_own(frame) and not _starts_child(stack, i)), None
@@ -29,7 +33,7 @@ def own_frame(stack: Sequence[Frame]) -> Frame:
     if own is not None:
         return own
     packages = [(package_of(frame), frame) for frame in stack]
-    outermost = next((p for p, _ in reversed(packages) if p not in (None, "amidiag")), None)
+    outermost = next((p for p, _ in reversed(packages) if p is not None and p not in _DRIVERS), None)
     return next((frame for p, frame in packages if p == outermost and p is not None), stack[0])
 
 
@@ -39,8 +43,13 @@ def package_of(frame: Frame) -> str | None:
     return found.group(1) if found else None
 
 
+def is_ours(frame: Frame) -> bool:
+    """Whether it is amidiag's own code inside the program: the tracer, or a fault of a soak."""
+    return _OURS.search(frame.file) is not None
+
+
 def _is_own(frame: Frame) -> bool:
-    if frame.file.startswith("<frozen ") or _LIBRARY.search(frame.file) or _OURS.search(frame.file):
+    if frame.file.startswith("<frozen ") or _LIBRARY.search(frame.file) or is_ours(frame):
         return False
     return not (frame.function == "<module>" and _COMMAND.search(frame.file))
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from amidiag.attach.own_frame import own_frame
+from amidiag.attach.own_frame import is_ours, own_frame
 from amidiag.attach.trace_region import Frame
 from amidiag.model import CallSite
 from amidiag.report.frames import parse
@@ -36,7 +36,7 @@ def _steps(site: CallSite) -> list[str]:
     own = own_frame(frames[::-1])
     inside = frames[len(frames) - frames[::-1].index(own) :]
     steps = [_place(own)]
-    for _, part in groupby(inside, key=_library):
+    for _, part in groupby((frame for frame in inside if not is_ours(frame)), key=_library):
         first, *more = part
         steps.append(_place(first) + (f" … {_place(more[-1])}" if more else ""))
     return steps
