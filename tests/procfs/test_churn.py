@@ -18,7 +18,7 @@ while True:
     children = []
     for _ in range(6):
         pid = os.fork()
-        if pid == 0: time.sleep(0.004); os._exit(0)
+        if pid == 0: time.sleep(0.025); os._exit(0)
         children.append(pid)
     for pid in children: os.waitpid(pid, 0)
 """
