@@ -17,7 +17,7 @@ VerdictKind = Literal["leak", "growing", "stable", "undecided"]
 Unit = Literal["fd", "thread", "byte"]
 Severity = Literal["error", "warning", "info"]
 CheckOutcome = Literal["passed", "failed", "undecided"]
-Role = Literal["worker", "loader", "resource_tracker", "fork_server", "other"]
+Role = Literal["worker", "loader", "resource_tracker", "fork_server", "shm_manager", "other"]
 
 
 class ExitCode:
@@ -518,6 +518,159 @@ class TraceFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class FdGroup:
+    """FDs of one process that a person would call by one name; 65,501 orphaned pipe ends are one group.
+
+    Attributes:
+        type: as in `FdTable.by_type`.
+        what: what they lead to: `pipe`, `tcp 10.0.0.7:51234 → 10.0.0.5:443 CLOSE_WAIT`, `/dev/nvidia*`,
+            `memfd:arena`, `/dev/shm/torch_*`, a path.
+        mode: `r`, `w`, `rw` or `path` (O_PATH) as they were opened; None where not read.
+        peer: who holds the opposite end (`PeerCounts`); None for what has no other end.
+        peer_processes: where `peer` is `tree` or `other`: how many of the group by the PID of a holder.
+        inherited: how many are copies of an end that another process of the tree holds as well.
+        bytes: allocated bytes of the shared memory among them, each segment once; else None.
+        fds: the first FDs of the group.
+    """
+
+    type: str
+    what: str
+    mode: str | None
+    count: int
+    peer: str | None
+    peer_processes: Mapping[str, int]
+    inherited: int
+    bytes: int | None
+    fds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMemory:
+    """The memory cgroup that binds a process, in bytes: the tightest limit on its path upwards.
+
+    `pressure` is the share of time, in the last 10 seconds, in which some task waited for memory (PSI).
+    None where the kernel does not say, or there is no limit.
+    """
+
+    path: str
+    version: Literal[1, 2]
+    limit: int | None
+    used: int | None
+    pressure: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What bounds a process beside its own FD limit. Bytes; None where it cannot be read.
+
+    Attributes:
+        nr_open: the most that `hard_limit` may be raised to (`fs.nr_open`).
+        files_open, files_max: FDs of the whole machine and their limit (`fs.file-nr`).
+        dev_shm_mount: file system and options of /dev/shm as the process sees it.
+        namespace_pid: its PID inside its own PID namespace, where that is another one.
+        own_mount_namespace, own_pid_namespace: whether it lives in namespaces other than the reader's.
+    """
+
+    nr_open: int | None
+    files_open: int | None
+    files_max: int | None
+    memory_total: int | None
+    memory_available: int | None
+    cgroup: CgroupMemory | None
+    dev_shm: DevShm | None
+    dev_shm_mount: str | None
+    namespace_pid: int | None
+    own_mount_namespace: bool
+    own_pid_namespace: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadGroup:
+    """Threads of one process with the same name, state (proc_pid_stat(5)) and kernel function waited in."""
+
+    name: str
+    state: str
+    waits_in: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessDetail:
+    """What `fds` has of one process beyond the common part. `state` is R, S, D, T, t, Z or I."""
+
+    pid: int
+    state: str
+    groups: tuple[FdGroup, ...] | None
+    threads: tuple[ThreadGroup, ...] | None
+    surroundings: Surroundings | None
+
+
+@dataclass(frozen=True, slots=True)
+class FdsData:
+    """What only `fds` has. `since`: when the mark was saved that this is compared with: only what is new."""
+
+    processes: tuple[ProcessDetail, ...]
+    since: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentUse:
+    """One piece of shared memory, in bytes.
+
+    Attributes:
+        name: as the kernel has it, without ` (deleted)`. `deleted`: it has no name any more.
+        size: as it was given; `allocated`: in memory or swap.
+        mapped_by, held_by: PIDs of those that map it, or hold it open by an FD.
+        in_flight: held by FDs and mapped by nobody: a queued batch, say.
+        creator: PID in its name, or the SysV creator; `creator_alive` None where there is none.
+        age: seconds since it was made.
+    """
+
+    name: str
+    kind: str
+    deleted: bool
+    size: int | None
+    allocated: int | None
+    mapped_by: tuple[int, ...]
+    held_by: tuple[int, ...]
+    in_flight: bool
+    creator: int | None
+    creator_alive: bool | None
+    age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A named segment that no live process maps or holds.
+
+    `unfinished`: of full size with nothing allocated, left between its creation and its first use.
+    `certain` is False where some process could not be seen: such a segment is never removed.
+    """
+
+    name: str
+    kind: str
+    size: int | None
+    allocated: int | None
+    age: float | None
+    owner: int | None
+    creator: int | None
+    creator_alive: bool | None
+    unfinished: bool
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShmData:
+    """What only `shm` has. `in_flight`: bytes that only FDs hold. `removed`: by `--reap`, `kept`: name → why."""
+
+    segments: tuple[SegmentUse, ...]
+    in_flight: int | None
+    orphans: tuple[Orphan, ...]
+    removed: tuple[str, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class NoData:
     """A command that has nothing beyond the common parts."""
 
@@ -534,15 +687,16 @@ class Envelope:
     tree: TreeUse | None = None
     series: tuple[SeriesReport, ...] = ()
     findings: tuple[Finding, ...] = ()
-    data: RateData | SoakData | RecipeList | SettingsData | TraceData | TraceFiles | NoData = field(
-        default_factory=NoData
-    )
+    data: (
+        FdsData | ShmData | RateData | SoakData | RecipeList | SettingsData | TraceData | TraceFiles | NoData
+    ) = field(default_factory=NoData)
     notes: tuple[str, ...] = ()
     schema: str = SCHEMA
 
 
 DATA_OF: Mapping[str, type] = {
-    "fds": NoData,
+    "fds": FdsData,
+    "shm": ShmData,
     "rate": RateData,
     "soak": SoakData,
     "soak list": RecipeList,
