@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from amidiag import model
 from amidiag.model import DATA_OF, SCHEMA, Envelope, NoData
 
 _PRIMITIVES: dict[Any, dict[str, Any]] = {
@@ -56,7 +57,8 @@ def _of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 def _of_class(hint: type, definitions: dict[str, Any]) -> dict[str, Any]:
     if hint.__name__ not in definitions:
         definitions[hint.__name__] = {}
-        hints = get_type_hints(hint)
+        # The classes of other commands are no names of the module that mentions them (amidiag/model).
+        hints = get_type_hints(hint, localns={name: getattr(model, name) for name in dir(model)})
         definitions[hint.__name__] = {
             "type": "object",
             "description": (hint.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " "),
