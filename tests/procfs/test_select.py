@@ -19,8 +19,8 @@ from amidiag.procfs.identity import identify
 from amidiag.procfs.processes import read_cmdline
 from amidiag.procfs.select import ami_workers, by_name, outermost
 
-SLEEP = "import time; print('ready', flush=True); time.sleep(1000)"
-FORKS = "import os; os.fork(); " + SLEEP
+SLEEP = "import time, os; os.write(1, b'ready\\n'); time.sleep(1000)"
+FORKS = "import time, os; os.fork() and os.write(1, b'ready\\n'); time.sleep(1000)"
 # A program that runs another and waits for it, with the other's words in its own command line.
 WAITS = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
 # One that runs the other in its own process, as a profiler.
