@@ -19,10 +19,11 @@ from amidiag.model import (
     TreeUse,
 )
 from amidiag.procfs.errors import CannotObserve, NoPermission, ProcessGone, gone, subject, who_may_read
+from amidiag.procfs.fds import FdScan, scan
 from amidiag.procfs.identity import boot_id, identify, identity_of, started_at, still
 from amidiag.procfs.peers import PeerReport, find_peers
 from amidiag.procfs.processes import read_cmdline
-from amidiag.procfs.reading import Reading, read_process
+from amidiag.procfs.reading import Reading, Scanner, read_process
 from amidiag.procfs.roles import guess_roles
 from amidiag.procfs.shm import complete, dev_shm, total, unite, use_of
 from amidiag.procfs.tree import read_tree
@@ -36,11 +37,13 @@ def observe_tree(
     peers: bool = True,
     shm: bool = True,
     status_reader: StatusReader | None = None,
+    scanner: Scanner | None = None,
 ) -> Observation:
     """Observe a process and all its descendants. Nothing in them is disturbed.
 
     `peers` looks at the FDs of every process of the machine; `shm` reads memory maps; `status_reader`
-    gives what a worker says of itself. What this user may not read is None, and `notes` says what is
+    gives what a worker says of itself; `scanner` reads the FDs instead of `fds.scan`, for one who wants
+    to keep more of them. What this user may not read is None, and `notes` says what is
     missing and who may read it. A descendant that ends meanwhile is left out, with a note.
 
     Raises ProcessGone where the root does not exist or ends meanwhile, NoPermission where `/proc` hides
@@ -49,7 +52,8 @@ def observe_tree(
     root = identify(target) if isinstance(target, int) else target
     at = time.monotonic()
     notes: list[str] = []
-    readings = _read_members(root, notes, with_peers=peers, with_shm=shm)
+    scanner = scanner or (_scan_with_ends if peers else _scan_types)
+    readings = _read_members(root, notes, scanner, with_shm=shm)
     # Right beside the FDs, before the look at the whole machine: growth is held against these counters.
     views = {r.pid: status_reader(identity_of(r.stat)) for r in readings} if status_reader else {}
     report = find_peers([r.scan for r in readings if r.scan]) if peers else None
@@ -68,7 +72,15 @@ def observe_tree(
     )
 
 
-def _read_members(root: Identity, notes: list[str], *, with_peers: bool, with_shm: bool) -> list[Reading]:
+def _scan_with_ends(pid: int, name: str | None) -> FdScan:
+    return scan(pid, name)
+
+
+def _scan_types(pid: int, name: str | None) -> FdScan:
+    return scan(pid, name, ends=False)
+
+
+def _read_members(root: Identity, notes: list[str], scanner: Scanner, *, with_shm: bool) -> list[Reading]:
     readings: list[Reading] = []
     zombies: list[int] = []
     ended: list[int] = []
@@ -77,7 +89,7 @@ def _read_members(root: Identity, notes: list[str], *, with_peers: bool, with_sh
             zombies.append(stat.pid)
             continue
         try:
-            readings.append(read_process(stat, with_peers=with_peers, with_shm=with_shm))
+            readings.append(read_process(stat, scanner=scanner, with_shm=with_shm))
         except ProcessGone as error:
             if stat.pid == root.pid:
                 raise gone(root.pid, stat.name, was_seen=True) from error

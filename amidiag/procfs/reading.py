@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from amidiag.procfs.errors import NoPermission
-from amidiag.procfs.fds import FdScan, count, scan
+from amidiag.procfs.fds import FdScan, count
 from amidiag.procfs.limits import NofileLimit, nofile_limit
 from amidiag.procfs.memory import StatusFields, read_status
 from amidiag.procfs.processes import ProcStat
 from amidiag.procfs.shm import Holding, read_holding
+
+Scanner = Callable[[int, str | None], FdScan]
+"""What reads the FDs of a process, given its PID and name: `fds.scan`, or one that keeps more of them."""
 
 
 @dataclass(slots=True)
@@ -34,19 +38,19 @@ class Reading:
         return self.stat.pid
 
 
-def read_process(stat: ProcStat, *, with_peers: bool, with_shm: bool) -> Reading:
+def read_process(stat: ProcStat, *, scanner: Scanner, with_shm: bool) -> Reading:
     """Read one process. Raises ProcessGone, ReaderExhausted; a refusal is noted in the reading."""
     reading = Reading(stat, read_status(stat.pid, stat.name), nofile_limit(stat.pid, stat.name))
-    _read_fds(reading, with_peers=with_peers)
+    _read_fds(reading, scanner)
     if with_shm:
         _read_shm(reading)
     return reading
 
 
-def _read_fds(reading: Reading, *, with_peers: bool) -> None:
+def _read_fds(reading: Reading, scanner: Scanner) -> None:
     pid, name = reading.stat.pid, reading.stat.name
     try:
-        reading.scan = scan(pid, name, ends=with_peers)
+        reading.scan = scanner(pid, name)
         reading.open = reading.scan.open
     except NoPermission:
         reading.refused.append("types and peers of the FDs")
