@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, cast
@@ -90,7 +89,7 @@ def envelope(command: str, exit_code: int, **parts: Any) -> Envelope:
     from amidiag.report.as_json import now
 
     return Envelope(
-        command=command, generated_at=now(), host=socket.gethostname(), exit_code=exit_code, **parts
+        command=command, generated_at=now(), host=os.uname().nodename, exit_code=exit_code, **parts
     )
 
 

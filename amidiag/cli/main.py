@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import os
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import click
 import typer
 
-from amidiag.cli import fds, gate, rate, schema, soak, trace
-from amidiag.cli import run as run_program
 from amidiag.cli.door import CommandError, report_error, stderr, stdout
 from amidiag.model import ExitCode
 from amidiag.procfs.errors import CannotObserve
@@ -35,7 +33,10 @@ app = typer.Typer(
 _INTERRUPTED = 130
 _BUG = 70  # EX_SOFTWARE of sysexits.h; 1 would say "a finding"
 _CANNOT = ExitCode.CANNOT_OBSERVE
-_STARTING = (soak, gate)
+_COMMANDS = ("fds", "trace", "run", "rate", "soak", "gate", "schema")
+"""In the order of the help; each is a module of this name beside this one."""
+_STARTING = ("soak", "gate")
+_TAKES_WORDS = "run"  # What follows it belongs to the program that is run.
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,20 +72,29 @@ def _interruptible(command: Callable[..., int], interrupted: str) -> Callable[..
     return run_command
 
 
-for _module in (fds, trace, run_program, rate, soak, gate, schema):
-    _interrupted = "interrupted; what was started has been ended" if _module in _STARTING else "interrupted"
-    _settings = getattr(_module, "SETTINGS", None)
-    app.command(_module.NAME, epilog=_module.EXAMPLES, context_settings=_settings)(
-        _interruptible(_module.command, _interrupted)
+@functools.cache
+def _register(name: str) -> None:
+    """Make one command known. The modules of all eight together cost as much as reading 20 FDs."""
+    module = importlib.import_module(f"amidiag.cli.{name}")
+    interrupted = "interrupted; what was started has been ended" if name in _STARTING else "interrupted"
+    settings = getattr(module, "SETTINGS", None)
+    app.command(module.NAME, epilog=module.EXAMPLES, context_settings=settings)(
+        _interruptible(module.command, interrupted)
     )
+
+
+def _needed(command: str) -> Collection[str]:
+    """The commands to be known: the one that is called, or all, for the help and for what is misspelt."""
+    return (command,) if command in _COMMANDS else _COMMANDS
 
 
 def main(arguments: list[str]) -> int:
     """Run one command in this process and return its exit code."""
     command = next((word for word in arguments if not word.startswith("-")), "")
-    # After `run` it is a word of the program that is run.
-    as_json = "--json" in arguments and command != run_program.NAME
+    as_json = "--json" in arguments and command != _TAKES_WORDS
     try:
+        for name in _needed(command):
+            _register(name)
         return int(app(arguments, standalone_mode=False) or 0)
     except SystemExit as e:
         # typer's way with a closed pipe in what it prints by itself: help.
@@ -145,6 +155,8 @@ def _debugging() -> bool:
 
 def _debug(error: BaseException) -> None:
     if _debugging():
+        import traceback
+
         stderr().write("".join(traceback.format_exception(error)))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amidiag.attach.call_sites import TraceReading
-from amidiag.attach.grouping import call_sites
 from amidiag.model import CallSite, ProcessObservation, SeriesReport
+
+if TYPE_CHECKING:
+    from amidiag.attach.call_sites import TraceReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +45,7 @@ class Context:
         """From where what is open of `resource` was made, most first; empty where that was not traced."""
         if self.trace is None or resource is None:
             return ()
+        # Not above: `fds` takes a state of one process from this room, and has no use for call sites.
+        from amidiag.attach.grouping import call_sites
+
         return call_sites(self.trace, resource)
