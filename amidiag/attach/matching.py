@@ -9,6 +9,7 @@ from amidiag.attach.lineage import Lineage, Source
 from amidiag.attach.trace_region import (
     DEVICE_OF,
     EXTRA_OF,
+    FD_OF,
     INODE_OF,
     KEYED_OF,
     KIND_OF,
@@ -54,7 +55,7 @@ class Matcher:
         key = file.device, file.inode
         by_inode = file.type not in _INODE_IS_REUSED
         number_says_more = file.fd is not None
-        for source in sources:
+        for place, source in enumerate(sources):
             slot = source.region.by_inode.get(key) if by_inode else None
             if slot is None and number_says_more:
                 last = _latest(source.region.by_fd.get(file.fd or 0, ()), source.until)
@@ -62,7 +63,7 @@ class Matcher:
                 number_says_more = last is None
                 slot = last if last is not None and _is(last, pid, file) else None
             if slot is not None:
-                return source.region.made(slot)
+                return _came_along(sources[place + 1 :], slot, file) or source.region.made(slot)
         maker = self._makers.get(key) if by_inode else None
         return maker[0].made(maker[1]) if maker else None
 
@@ -111,6 +112,22 @@ class Matcher:
         region = child.own[-1] if child.own else None
         above = self._lineage.parent_region(region) if region else None
         return region.forked_by(above) if region and above else None
+
+
+def _came_along(ancestors: Iterable[Source], noted: Slot, file: OpenFile) -> Made | None:
+    """Where a pipe or socket was made that the process was started with, and has noted itself since.
+
+    It notes such a one as a socket object around the FD; or since the pipe's other end was sent to it, which
+    is another FD. Forks and execs keep the number: by that it is known.
+    """
+    received = noted[KIND_OF] == _RECEIVED and noted[FD_OF] == file.fd
+    if file.type not in ("pipe", "socket") or received or file.device is None or file.inode is None:
+        return None
+    for source in ancestors:
+        slot = source.region.by_inode.get((file.device, file.inode))
+        if slot is not None and slot[FD_OF] == file.fd and slot[TIME_OF] <= source.until:
+            return source.region.made(slot)
+    return None
 
 
 def _latest(slots: Iterable[Slot], until: int) -> Slot | None:

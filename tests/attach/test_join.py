@@ -218,6 +218,30 @@ def test_what_the_parent_made_after_the_fork_was_not_inherited(
     assert of_fd(reading, 99, child["pid"]).made is None
 
 
+def test_what_a_process_was_started_with_is_not_its_own_since_it_notes_it(
+    hands: Hands, table: TableWriter, take: Take
+) -> None:
+    # GIVEN a child that has made a socket object around an inherited FD, and was sent the other end of a pipe
+    socket = hands.do("sockets")[0]
+    note(table, "socket", BY_INODE, socket, 1, at=hands.at)
+    inherited, _ = hands.pipe_made(table, 2)
+    sent, _ = hands.pipe_made(table, 3)
+    path = take()
+    child = hands.do("fork", f"take {path}")
+    claimed = child["answers"][0]["at"]
+    table.claim(child["pid"], claimed, region=1, parent=(hands.pid, table.words(0)[layout.R_CLAIMED], 0))
+    note(table, "socket", BY_INODE, socket, 4, at=claimed, region=1)
+    note(table, "received", BY_INODE, {**inherited, "fd": 99}, 5, at=claimed, region=1)
+    note(table, "received", BY_INODE, sent, 6, at=claimed, region=1)
+    table.save(path)
+    # WHEN the tree is read
+    reading = read_trace(hands.pid, tree=True)
+    # THEN what it was started with was made by its parent; only what it was sent under this number was not
+    fds = [made["fd"] for made in (socket, inherited, sent)]
+    assert [line(of_fd(reading, fd, child["pid"])) for fd in fds] == [1, 2, 6]
+    assert [line(of_fd(reading, fd, hands.pid)) for fd in fds] == [1, 2, 3]
+
+
 def test_what_a_child_made_under_a_number_rules_its_inheritance_out(
     hands: Hands, table: TableWriter, take: Take, tmp_path: Path
 ) -> None:
