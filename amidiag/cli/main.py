@@ -33,7 +33,7 @@ app = typer.Typer(
 _INTERRUPTED = 130
 _BUG = 70  # EX_SOFTWARE of sysexits.h; 1 would say "a finding"
 _CANNOT = ExitCode.CANNOT_OBSERVE
-_COMMANDS = ("fds", "trace", "run", "rate", "soak", "gate", "schema")
+_COMMANDS = ("fds", "shm", "trace", "run", "rate", "soak", "gate", "schema")
 """In the order of the help; each is a module of this name beside this one."""
 _STARTING = ("soak", "gate")
 _TAKES_WORDS = "run"  # What follows it belongs to the program that is run.

@@ -18,7 +18,8 @@ class Segment:
     """Shared memory that a process maps or holds open. Sizes in bytes.
 
     `allocated` are its blocks in memory or swap; None where it could not be asked. `size` is what it
-    was given by ftruncate(2), which a sparse segment need not use.
+    was given by ftruncate(2), which a sparse segment need not use. `changed_at`: `st_ctime`, None where
+    it could not be asked.
     """
 
     device: int
@@ -27,6 +28,7 @@ class Segment:
     name: str
     size: int | None
     allocated: int | None
+    changed_at: float | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -48,4 +50,4 @@ def kind_of(name: str) -> str | None:
 def segment_of(name: str, kind: str, stat: os.stat_result) -> Segment:
     """The segment that `stat` was asked of."""
     # st_blocks counts 512 bytes, whatever st_blksize says (stat(3type)).
-    return Segment(stat.st_dev, stat.st_ino, kind, name, stat.st_size, stat.st_blocks * 512)
+    return Segment(stat.st_dev, stat.st_ino, kind, name, stat.st_size, stat.st_blocks * 512, stat.st_ctime)
