@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from amidiag.model import PeerCounts
 from amidiag.procfs.errors import ProcessGone, explain
 from amidiag.procfs.fds import (
-    READ,
-    WRITE,
     FdScan,
     PipeEnd,
     PipeKey,
@@ -26,13 +24,16 @@ from amidiag.procfs.fds import (
     size_is_count,
 )
 from amidiag.procfs.file_types import DELETED
+from amidiag.procfs.holders import Holders, Place
 from amidiag.procfs.mounts import read_mounts
 from amidiag.procfs.probe import FarEndProbe
 from amidiag.procfs.processes import all_pids, read_stat
 
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-_SEVERAL = -1
 _ROUNDS = 4
+
+NOBODY: Place = ("nobody", 0)
+UNKNOWN: Place = ("unknown", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,75 +49,87 @@ class PeerReport:
     in_container: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How much of the machine was seen: see `PeerReport`. `all`: a process that was not found is not there."""
+
+    unreadable: int
+    in_container: bool
+
+    @property
+    def all(self) -> bool:
+        # A /proc mounted with hidepid shows only root everything.
+        return not (self.unreadable or self.in_container or os.geteuid() != 0)
+
+
 def find_peers(scans: Sequence[FdScan]) -> PeerReport:
     """Match the ends of all processes of a tree, of which `scans` were just read. Raises ReaderExhausted.
 
     An end counts as `tree` if another process of the tree holds the opposite end, else as `other` if a
-    process outside does, else as `self` if only its own process does: a pipe whose far end a loader
-    holds is a channel to that loader, also while the worker keeps its own copy of the far end.
+    process outside does, else as `self` if only its own process does.
     """
-    tree = _Holders()
+    holders = holders_of([scans])
+    wanted = wanted_ends(holders, scans)
+    sight = search(holders, wanted, (), fifo_names_of(scans, wanted))
+    by_pid = {scan.pid: _count(place_ends(scan, holders, sees_all=sight.all)) for scan in scans}
+    return PeerReport(by_pid, sight.unreadable, sight.in_container)
+
+
+def holders_of(trees: Sequence[Sequence[FdScan]]) -> Holders:
+    """Who holds which end in each of several trees."""
+    holders = Holders({scan.pid: number for number, scans in enumerate(trees) for scan in scans})
+    for scans in trees:
+        for scan in scans:
+            for _, key, mode in scan.ends:
+                holders.add(scan.pid, key, mode)
+    return holders
+
+
+def wanted_ends(holders: Holders, scans: Iterable[FdScan]) -> set[PipeKey]:
+    """The pipes and FIFOs that the rest of the machine has to be searched for."""
+    wanted = set()
     for scan in scans:
         for _, key, mode in scan.ends:
-            tree.add(scan.pid, key, mode)
-    wanted = {
-        key for scan in scans for _, key, mode in scan.ends if tree.opposite(scan.pid, key, mode) != "tree"
-    }
-    names = {name for scan in scans for key, name in scan.fifo_names.items() if key in wanted}
-    outside = _Machine(wanted, names, tree, {scan.pid for scan in scans})
-    outside.search()
+            place = holders.opposite(scan.pid, key, mode)
+            if place is None or place[0] != "tree":
+                wanted.add(key)
+    return wanted
+
+
+def fifo_names_of(scans: Iterable[FdScan], wanted: Collection[PipeKey]) -> set[str]:
+    """The last parts of the paths of those FIFOs among `wanted`."""
+    return {name for scan in scans for key, name in scan.fifo_names.items() if key in wanted}
+
+
+def search(
+    holders: Holders, wanted: Collection[PipeKey], sockets: Collection[str], fifo_names: Collection[str]
+) -> Sight:
+    """Add who else on this machine holds ends of `wanted`, or `sockets` (links). Raises ReaderExhausted."""
+    machine = _Machine(holders, wanted, sockets, fifo_names)
+    machine.search()
     in_container = os.readlink("/proc/self/ns/pid") != _INITIAL_PID_NAMESPACE
-    # A /proc mounted with hidepid shows only root everything.
-    sees_all = not (outside.unreadable or in_container or os.geteuid() != 0)
-    by_pid = {scan.pid: _count(scan, tree, outside.holders, sees_all=sees_all) for scan in scans}
-    return PeerReport(by_pid, outside.unreadable, in_container)
-
-
-class _Holders:
-    """Which processes hold the read end and which the write end of each pipe."""
-
-    def __init__(self) -> None:
-        # One PID, or _SEVERAL: more is never asked.
-        self._readers: dict[PipeKey, int] = {}
-        self._writers: dict[PipeKey, int] = {}
-
-    def add(self, pid: int, key: PipeKey, mode: int) -> None:
-        if mode & READ and self._readers.setdefault(key, pid) != pid:
-            self._readers[key] = _SEVERAL
-        if mode & WRITE and self._writers.setdefault(key, pid) != pid:
-            self._writers[key] = _SEVERAL
-
-    def opposite(self, pid: int, key: PipeKey, mode: int) -> str | None:
-        """Where the opposite of an end of `pid` is held: "tree" (another process), "self" or None."""
-        found = None
-        for bit, holders in ((READ, self._writers), (WRITE, self._readers)):
-            holder = holders.get(key) if mode & bit else None
-            if holder is not None and holder != pid:
-                return "tree"
-            found = found or ("self" if holder is not None else None)
-        return found
-
-    def has_opposite(self, key: PipeKey, mode: int) -> bool:
-        """Whether anyone holds the opposite end."""
-        return bool((mode & READ and key in self._writers) or (mode & WRITE and key in self._readers))
+    return Sight(machine.unreadable, in_container)
 
 
 class _Machine:
     """The light pass over every other process: only links, and the open mode of ends that are wanted."""
 
     def __init__(
-        self, wanted: Collection[PipeKey], fifo_names: Collection[str], tree: _Holders, tree_pids: set[int]
+        self,
+        holders: Holders,
+        wanted: Collection[PipeKey],
+        sockets: Collection[str],
+        fifo_names: Collection[str],
     ) -> None:
-        self.holders = _Holders()
         self.unreadable = 0
+        self._holders = holders
         self._wanted = wanted
+        self._sockets = sockets
         self._fifo_names = fifo_names
-        self._tree = tree
-        self._tree_pids = tree_pids
 
     def search(self) -> None:
         """Look again at what was started meanwhile: a fork may have moved an end into a process just born."""
-        seen = set(self._tree_pids)
+        seen = set(self._holders.tree_of)
         for turn in range(_ROUNDS):
             pids = [pid for pid in all_pids() if pid not in seen]
             if not pids:
@@ -142,14 +155,22 @@ class _Machine:
             return
         except OSError as error:
             raise explain(error, pid, None, "the FDs") from error
-        holders = self._tree if ends and born_meanwhile and self._is_of_tree(pid) else self.holders
+        if ends and born_meanwhile:
+            self._adopt(pid)
         for key, mode in ends:
-            holders.add(pid, key, mode)
+            if mode is None:
+                self._holders.add_socket(pid, str(key))
+            else:
+                self._holders.add(pid, key, mode)
 
-    def _wanted_ends(self, pid: int, directory: int) -> Iterable[tuple[PipeKey, int]]:
-        wanted, fifo_names = self._wanted, self._fifo_names
+    def _wanted_ends(self, pid: int, directory: int) -> Iterable[tuple[PipeKey, int | None]]:
+        """The ends with their open mode, and the sockets, whose mode is no matter."""
+        wanted, sockets, fifo_names = self._wanted, self._sockets, self._fifo_names
         for fd, target in read_links(directory):
             key: PipeKey | None = target if target in wanted else None
+            if key is None and target in sockets:
+                yield target, None
+                continue
             # All descriptors of a FIFO show its present name, whatever the mount that leads there.
             if fifo_names and target.removesuffix(DELETED).rpartition("/")[2] in fifo_names:
                 key = _fifo_key(pid, fd, directory)
@@ -160,14 +181,14 @@ class _Machine:
             except FileNotFoundError:
                 continue  # Closed since the listing.
 
-    def _is_of_tree(self, pid: int) -> bool:
+    def _adopt(self, pid: int) -> None:
+        """A process just born belongs to the tree of its parent."""
         try:
-            of_tree = read_stat(pid).parent_pid in self._tree_pids
+            tree = self._holders.tree_of.get(read_stat(pid).parent_pid)
         except ProcessGone:
-            return False
-        if of_tree:
-            self._tree_pids.add(pid)
-        return of_tree
+            return
+        if tree is not None:
+            self._holders.tree_of[pid] = tree
 
 
 def _fifo_key(pid: int, fd: str, directory: int) -> PipeKey | None:
@@ -189,38 +210,42 @@ def _can_hold_fds(pid: int) -> bool:
     return not (stat.kernel_thread or stat.ended)
 
 
-def _count(scan: FdScan, tree: _Holders, outside: _Holders, *, sees_all: bool) -> dict[str, PeerCounts]:
+def _count(placed: Iterable[tuple[PipeEnd, Place]]) -> dict[str, PeerCounts]:
     counts: dict[str, Counter[str]] = {"pipe": Counter()}
+    for (_, key, _), (word, _) in placed:
+        counts.setdefault(_type(key), Counter())[word] += 1
+    return {kind: PeerCounts(**words) for kind, words in counts.items()}
+
+
+def place_ends(scan: FdScan, holders: Holders, *, sees_all: bool) -> Iterator[tuple[PipeEnd, Place]]:
+    """Each end of a process with where its opposite is held. Raises ReaderExhausted.
+
+    An end opened O_PATH is left out: it is a name of the pipe, no end of it.
+    """
     unmatched: list[PipeEnd] = []
     for end in scan.ends:
         _, key, mode = end
-        if not mode:
-            continue  # O_PATH: a name of the pipe, no end of it.
-        holder = tree.opposite(scan.pid, key, mode)
-        if holder != "tree" and outside.has_opposite(key, mode):
-            holder = "other"
-        if holder is None:
+        place = holders.opposite(scan.pid, key, mode)
+        if place is not None:
+            yield end, place
+        elif mode:
             unmatched.append(end)
-        else:
-            counts.setdefault(_type(key), Counter())[holder] += 1
-    for (_, key, _), holder in zip(unmatched, _judge(scan.pid, unmatched, sees_all=sees_all), strict=True):
-        counts.setdefault(_type(key), Counter())[holder] += 1
-    return {kind: PeerCounts(**holders) for kind, holders in counts.items()}
+    yield from zip(unmatched, _judge(scan.pid, unmatched, sees_all=sees_all), strict=True)
 
 
 def _type(key: PipeKey) -> str:
     return "pipe" if isinstance(key, str) else "fifo"
 
 
-def _judge(pid: int, unmatched: Sequence[PipeEnd], *, sees_all: bool) -> list[str]:
+def _judge(pid: int, unmatched: Sequence[PipeEnd], *, sees_all: bool) -> list[Place]:
     """Whether each end that no visible process matches is nobody's, or someone's who is not visible."""
     if sees_all or not unmatched:
-        return ["nobody"] * len(unmatched)
+        return [NOBODY] * len(unmatched)
     try:
         with FarEndProbe(pid) as probe:
-            return ["nobody" if _is_orphan(probe, end) else "unknown" for end in unmatched]
+            return [NOBODY if _is_orphan(probe, end) else UNKNOWN for end in unmatched]
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ["unknown"] * len(unmatched)  # It has just ended, or changed its user.
+        return [UNKNOWN] * len(unmatched)  # It has just ended, or changed its user.
     except OSError as error:
         raise explain(error, pid, None, "the peers") from error
 
