@@ -7,14 +7,13 @@ import sys
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, cast
 
-import typer
-
+from amidiag.cli.options import Option
 from amidiag.model import Envelope, ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object (`amidiag schema` describes it).")]
+Json = Annotated[bool, Option("--json", help="Print one JSON object (`amidiag schema` describes it).")]
 
 
 class CommandError(Exception):

@@ -8,9 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from amidiag.cli.door import CommandError, Json, out, print_json
+from amidiag.cli.options import Argument, Option
 from amidiag.model import ExitCode
 
 NAME = "gate"
@@ -31,14 +30,14 @@ class Undecided(StrEnum):
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe by name or by path.")],
-    junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML report to this file.")] = None,
+    recipe: Annotated[str, Argument(help="A recipe by name or by path.")],
+    junit: Annotated[Path | None, Option(help="Write a JUnit XML report to this file.")] = None,
     undecided: Annotated[
-        Undecided, typer.Option(help="Whether an arm's own resource may stay undecided (exit 0) or not (4).")
+        Undecided, Option(help="Whether an arm's own resource may stay undecided (exit 0) or not (4).")
     ] = Undecided.FAIL,
-    seed: Annotated[int | None, typer.Option(min=0, help="Another load than the recipe's own.")] = None,
-    cycles: Annotated[int | None, typer.Option(min=1, help="At most so many polls per arm.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Keep the worker's logs in this directory.")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Another load than the recipe's own.")] = None,
+    cycles: Annotated[int | None, Option(min=1, help="At most so many polls per arm.")] = None,
+    keep: Annotated[Path | None, Option(help="Keep the worker's logs in this directory.")] = None,
     as_json: Json = False,
 ) -> int:
     """Fail when a soak proves that FDs, shared memory, threads, children or memory drift."""

@@ -7,13 +7,13 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
-import typer
 
 from amidiag.cli.door import CommandError, report_error, stderr, stdout
+from amidiag.cli.options import make_command
 from amidiag.model import ExitCode
 from amidiag.procfs.errors import CannotObserve
 
@@ -21,15 +21,6 @@ _EPILOG = """\b
 Exit codes: 0 nothing wrong found, 1 a finding, 2 usage, 3 cannot observe, 4 undecided.
 Start here: amidiag soak quickstart"""
 
-app = typer.Typer(
-    name="amidiag",
-    help="Finds, proves and fixes resource leaks in long-running PyTorch workers.",
-    epilog=_EPILOG,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 _INTERRUPTED = 130
 _BUG = 70  # EX_SOFTWARE of sysexits.h; 1 would say "a finding"
 _CANNOT = ExitCode.CANNOT_OBSERVE
@@ -39,25 +30,60 @@ _STARTING = ("soak", "gate")
 _TAKES_WORDS = "run"  # What follows it belongs to the program that is run.
 
 
-def _print_version(wanted: bool) -> None:
+class _Commands(click.Group):
+    """Commands that are imported when they are called: all together they cost as much as reading 20 FDs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All, in the order of the help."""
+        return [*_COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One, by its name."""
+        return _load(cmd_name) if cmd_name in _COMMANDS else super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called. Raises click.UsageError, with the nearest name."""
+        if self.get_command(ctx, args[0]) is None:
+            from difflib import get_close_matches
+
+            for nearest in get_close_matches(args[0], self.list_commands(ctx), n=1):
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {nearest!r}?")
+        return super().resolve_command(ctx, args)
+
+
+@functools.cache
+def _load(name: str) -> click.Command:
+    module = importlib.import_module(f"amidiag.cli.{name}")
+    interrupted = "interrupted; what was started has been ended" if name in _STARTING else "interrupted"
+    function = _interruptible(module.command, interrupted)
+    return make_command(function, name, module.EXAMPLES, getattr(module, "SETTINGS", None))
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
         stdout().write(f"amidiag {version('amidiag')}\n")
-        raise typer.Exit
+        ctx.exit()
 
 
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
-    ] = False,
-) -> None:
+@click.group(name="amidiag", cls=_Commands, epilog=_EPILOG, no_args_is_help=True)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
+)
+def app() -> None:
     """Finds, proves and fixes resource leaks in long-running PyTorch workers."""
 
 
 def _interruptible(command: Callable[..., int], interrupted: str) -> Callable[..., int]:
-    """Turn what typer would end silently, with exit code 1, into our own errors: Ctrl-C and EPIPE."""
+    """Turn what click would end silently, with exit code 1, into our own errors: Ctrl-C and EPIPE."""
 
     @functools.wraps(command)
     def run_command(*args: Any, **options: Any) -> int:
@@ -72,35 +98,15 @@ def _interruptible(command: Callable[..., int], interrupted: str) -> Callable[..
     return run_command
 
 
-@functools.cache
-def _register(name: str) -> None:
-    """Make one command known. The modules of all eight together cost as much as reading 20 FDs."""
-    module = importlib.import_module(f"amidiag.cli.{name}")
-    interrupted = "interrupted; what was started has been ended" if name in _STARTING else "interrupted"
-    settings = getattr(module, "SETTINGS", None)
-    app.command(module.NAME, epilog=module.EXAMPLES, context_settings=settings)(
-        _interruptible(module.command, interrupted)
-    )
-
-
-def _needed(command: str) -> Collection[str]:
-    """The commands to be known: the one that is called, or all, for the help and for what is misspelt."""
-    return (command,) if command in _COMMANDS else _COMMANDS
-
-
 def main(arguments: list[str]) -> int:
     """Run one command in this process and return its exit code."""
     command = next((word for word in arguments if not word.startswith("-")), "")
     as_json = "--json" in arguments and command != _TAKES_WORDS
     try:
-        for name in _needed(command):
-            _register(name)
         return int(app(arguments, standalone_mode=False) or 0)
-    except SystemExit as e:
-        # typer's way with a closed pipe in what it prints by itself: help.
-        if isinstance(e.__context__, BrokenPipeError):
-            return ExitCode.CLEAN
-        raise
+    except SystemExit:
+        # Not standing alone, click ends the program only where what it prints itself, the help, meets a closed pipe.
+        return ExitCode.CLEAN
     except click.UsageError as e:
         with io.StringIO() as shown:
             e.show(file=shown)

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-import typer
+import click
 
 from amidiag.cli.door import Json, envelope, err, out, print_json, stderr
+from amidiag.cli.options import Argument, Option
 from amidiag.model import ExitCode, RateData
 
 NAME = "rate"
@@ -29,23 +30,23 @@ def _seconds(text: str) -> float:
     match = _SPAN.fullmatch(text)
     # So many digits that they are no number any more are infinite.
     if match is None or not 0 < float(match[1]) < math.inf:
-        raise typer.BadParameter(f"{text!r} is no time: write 45s, 10m or 2h")
+        raise click.BadParameter(f"{text!r} is no time: write 45s, 10m or 2h")
     return float(match[1]) * _UNITS[match[2]]
 
 
 def _finite(value: float | None) -> float | None:
     # The `min` of an option lets NaN pass, and infinity.
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no number of seconds")
+        raise click.BadParameter(f"{value} is no number of seconds")
     return value
 
 
 def command(
-    pid: Annotated[int, typer.Argument(min=1, help="The process to watch, with its tree.")],
-    span: Annotated[str, typer.Option("--for", help="How long to watch: 45s, 10m, 2h.")] = "30s",
+    pid: Annotated[int, Argument(min=1, help="The process to watch, with its tree.")],
+    span: Annotated[str, Option("--for", help="How long to watch: 45s, 10m, 2h.")] = "30s",
     interval: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0.01,
             callback=_finite,
             help="Seconds between observations; chosen by their cost if left out.",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import click
-import typer
 
 from amidiag.cli.door import CommandError, stderr, stdout
+from amidiag.cli.options import Argument
 
 NAME = "run"
 EXAMPLES = """\b
@@ -45,7 +45,7 @@ _SET_BY_PYTHON = tuple(
 def command(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND...", help="A program, a .py file or `-m module`, and its arguments."),
+        Argument(metavar="COMMAND...", help="A program, a .py file or `-m module`, and its arguments."),
     ],
 ) -> int:
     """Run any Python program with tracing on, and in every Python process that it starts."""

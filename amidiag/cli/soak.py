@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json
+from amidiag.cli.options import Argument, Option
 from amidiag.model import ExitCode, Finding, RecipeList
 
 NAME = "soak"
@@ -23,14 +22,12 @@ Exit codes: 0 as the recipe expects, or nothing found; 1 a finding; 2 broken rec
 
 
 def command(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe by name or by path; `list` names the shipped ones.")
-    ],
-    seed: Annotated[int | None, typer.Option(min=0, help="Another load than the recipe's own.")] = None,
-    cycles: Annotated[int | None, typer.Option(min=1, help="At most so many polls per arm.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Keep the worker's logs in this directory.")] = None,
+    recipe: Annotated[str, Argument(help="A recipe by name or by path; `list` names the shipped ones.")],
+    seed: Annotated[int | None, Option(min=0, help="Another load than the recipe's own.")] = None,
+    cycles: Annotated[int | None, Option(min=1, help="At most so many polls per arm.")] = None,
+    keep: Annotated[Path | None, Option(help="Keep the worker's logs in this directory.")] = None,
     write_env: Annotated[
-        Path | None, typer.Option("--write-env", help="Write the settings of the mitigations into this file.")
+        Path | None, Option("--write-env", help="Write the settings of the mitigations into this file.")
     ] = None,
     as_json: Json = False,
 ) -> int:

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+import click
 
 from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json, stdout
+from amidiag.cli.options import Argument, Option
 from amidiag.model import ExitCode, TraceData, TraceFiles
 
 if TYPE_CHECKING:
@@ -39,31 +40,31 @@ _STDOUT = Path("-")
 def _seconds(text: str) -> float:
     match = _SPAN.fullmatch(text)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no time: write 0s, 30m, 12h or 7d")
+        raise click.BadParameter(f"{text!r} is no time: write 0s, 30m, 12h or 7d")
     return float(match[1]) * _UNITS[match[2]]
 
 
 def command(
-    target: Annotated[str | None, typer.Argument(metavar="[PID]")] = None,
-    tree: Annotated[bool, typer.Option("--tree", help="With its descendants.")] = False,
+    target: Annotated[str | None, Argument(metavar="[PID]")] = None,
+    tree: Annotated[bool, Option("--tree", help="With its descendants.")] = False,
     by: Annotated[
-        Literal["site", "type", "thread", "process"], typer.Option(help="What a row stands for.")
+        Literal["site", "type", "thread", "process"], Option(help="What a row stands for.")
     ] = "site",
     types: Annotated[
-        list[str] | None, typer.Option("--type", help="Only this type, as `fds` names it; may be repeated.")
+        list[str] | None, Option("--type", help="Only this type, as `fds` names it; may be repeated.")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="All rows, and whole stacks.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write a mark for --since to this file.")] = None,
-    since: Annotated[Path | None, typer.Option(help="Only what was made since that mark.")] = None,
+    full: Annotated[bool, Option("--full", help="All rows, and whole stacks.")] = False,
+    save: Annotated[Path | None, Option(help="Write a mark for --since to this file.")] = None,
+    since: Annotated[Path | None, Option(help="Only what was made since that mark.")] = None,
     collapsed: Annotated[
-        Path | None, typer.Option(help="Write collapsed stacks for flamegraph tools; - is standard output.")
+        Path | None, Option(help="Write collapsed stacks for flamegraph tools; - is standard output.")
     ] = None,
     speedscope: Annotated[
-        Path | None, typer.Option(help="Write a file for speedscope; - is standard output.")
+        Path | None, Option(help="Write a file for speedscope; - is standard output.")
     ] = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Remove the tables of ended processes.")] = False,
+    clean: Annotated[bool, Option("--clean", help="Remove the tables of ended processes.")] = False,
     older_than: Annotated[
-        str, typer.Option("--older-than", help="With --clean: only what was last written so long ago.")
+        str, Option("--older-than", help="With --clean: only what was last written so long ago.")
     ] = "0s",
     as_json: Json = False,
 ) -> int:
@@ -74,13 +75,13 @@ def command(
     age = _seconds(older_than)
     if target is None:
         if tree or types or full or save or since or collapsed or speedscope:
-            raise typer.BadParameter("of which process? Only --clean and --json go without a PID")
+            raise click.BadParameter("of which process? Only --clean and --json go without a PID")
         return _list(age if clean else None, as_json=as_json)
     if clean:
-        raise typer.BadParameter("--clean removes what ended processes left, and takes no PID")
+        raise click.BadParameter("--clean removes what ended processes left, and takes no PID")
     graphs = (collapsed, speedscope)
     if as_json + graphs.count(_STDOUT) > 1:
-        raise typer.BadParameter("--json, --collapsed - and --speedscope - cannot share standard output")
+        raise click.BadParameter("--json, --collapsed - and --speedscope - cannot share standard output")
     from amidiag.cli.traced import read
 
     traced = read(target, tree=tree)
