@@ -1,0 +1,132 @@
+"""Everything that is open in one process, FD by FD: what `fds.scan` counts, and what it leads to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from amidiag.procfs.errors import explain
+from amidiag.procfs.fds import FdScan, PipeKey, open_directory, open_mode, read_links, type_without_path
+from amidiag.procfs.file_types import DELETED, TypeAsker
+from amidiag.procfs.segments import kind_of, segment_of
+
+_SOCKET = "socket:["
+
+
+class Opened(NamedTuple):
+    """An FD that is neither an end of a pipe or FIFO nor a socket.
+
+    `link` is what `/proc/PID/fd` shows; `mode` READ | WRITE, 0 with O_PATH; `key` (device, inode), None
+    where the file system may not be asked or all of its type have the same; `allocated` bytes in memory
+    or swap of what lives in memory only, else None.
+    """
+
+    fd: str
+    type: str
+    link: str
+    mode: int
+    key: tuple[int, int] | None
+    allocated: int | None
+
+
+@dataclass(slots=True)
+class FdListing(FdScan):
+    """What `FdScan` has, and the rest by name.
+
+    Attributes:
+        sockets: FD and link (`socket:[4711]`).
+        fifo_paths: the path of each FIFO in `ends`.
+        others: all that is neither in `ends` nor in `sockets`.
+    """
+
+    sockets: list[tuple[str, str]] = field(default_factory=list)
+    fifo_paths: dict[PipeKey, str] = field(default_factory=dict)
+    others: list[Opened] = field(default_factory=list)
+
+    def marks(self) -> Iterator[tuple[str, str]]:
+        """Each FD with what tells it from another one that later has its number: FD, type and inode in one text.
+
+        What has no inode of its own, an eventfd say, is told by its type only.
+        """
+        for fd, pipe, _ in self.ends:
+            yield fd, f"{fd} pipe {pipe[6:-1]}" if isinstance(pipe, str) else f"{fd} fifo {pipe[1]}"
+        for fd, link in self.sockets:
+            yield fd, f"{fd} socket {link[8:-1]}"
+        for one in self.others:
+            yield one.fd, f"{one.fd} {one.type} {'' if one.key is None else one.key[1]}"
+
+
+def list_all(pid: int, name: str | None = None) -> FdListing:
+    """Read all FDs of a process. Raises ProcessGone, NoPermission, ReaderExhausted.
+
+    What is closed meanwhile is left out. A process that ends meanwhile may give a partial answer: check
+    its identity afterwards.
+    """
+    try:
+        directory = open_directory(pid)
+        try:
+            return _Lister(pid, name, directory).run(read_links(directory))
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise explain(error, pid, name, "the FDs") from error
+
+
+class _Lister:
+    """Sorts the links of one process."""
+
+    def __init__(self, pid: int, name: str | None, directory: int) -> None:
+        self._result = FdListing(pid)
+        self._directory = directory
+        self._types = TypeAsker(pid, name, directory)
+
+    def run(self, links: list[tuple[str, str]]) -> FdListing:
+        ends, sockets, counts = self._result.ends, self._result.sockets, self._result.by_type
+        directory = self._directory
+        for fd, target in links:
+            kind: str | None
+            try:
+                if target.startswith("pipe:["):
+                    ends.append((fd, target, open_mode(fd, directory)))
+                    kind = "pipe"
+                elif target.startswith(_SOCKET):
+                    sockets.append((fd, target))
+                    kind = "socket"
+                else:
+                    kind = self._other(fd, target)
+            except FileNotFoundError:
+                continue  # Closed since the listing.
+            if kind is not None:
+                counts[kind] = counts.get(kind, 0) + 1
+        self._result.not_asked = self._types.not_asked
+        return self._result
+
+    def _other(self, fd: str, target: str) -> str | None:
+        others = self._result.others
+        if target[0] != "/":
+            kind = type_without_path(target)
+            others.append(Opened(fd, kind, target, open_mode(fd, self._directory), None, None))
+            return kind
+        found = self._types.known.get(target) or self._types.ask(fd, target)
+        if found is None:
+            return None  # Closed since the listing.
+        kind, answer = found
+        mode = open_mode(fd, self._directory)
+        if answer is None:
+            others.append(Opened(fd, kind, target, mode, None, None))
+            return kind
+        key = answer.st_dev, answer.st_ino
+        if kind == "fifo":
+            path = target.removesuffix(DELETED)
+            self._result.fifo_names[key] = path.rpartition("/")[2]
+            self._result.fifo_paths[key] = path
+            self._result.ends.append((fd, key, mode))
+            return kind
+        allocated = None
+        if kind in ("shm", "memfd"):
+            self._result.segments.append(segment_of(target, kind_of(target) or kind, answer))
+            allocated = answer.st_blocks * 512
+        others.append(Opened(fd, kind, target, mode, key, allocated))
+        return kind
