@@ -1,5 +1,5 @@
 """`python -m amidiag` is `amidiag`."""
 
-from amidiag.cli.main import run
+from amidiag.cli.start import run
 
 run()

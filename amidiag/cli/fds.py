@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from amidiag.cli.door import Json, envelope, print_json
+from amidiag.cli.options import Argument, Option
 from amidiag.model import ExitCode
 
 NAME = "fds"
@@ -19,8 +18,8 @@ Reads /proc only; the process is not stopped and nothing is written into it."""
 
 
 def command(
-    pid: Annotated[int, typer.Argument(min=1, help="The process to look at.")],
-    tree: Annotated[bool, typer.Option("--tree", help="Show its descendants too.")] = False,
+    pid: Annotated[int, Argument(min=1, help="The process to look at.")],
+    tree: Annotated[bool, Option("--tree", help="Show its descendants too.")] = False,
     as_json: Json = False,
 ) -> int:
     """Count the open FDs of a process by type, against its limit, and say who holds the other end of its pipes."""

@@ -57,7 +57,8 @@ def command(
     """Measure how fast a process's FDs, threads, children and memory grow, per poll, loader, batch or second."""
     from amidiag.attach.grown import grown, now
     from amidiag.attach.status import StatusReader
-    from amidiag.diagnosis import Context, diagnose
+    from amidiag.diagnosis.context import Context
+    from amidiag.diagnosis.diagnose import diagnose
     from amidiag.procfs.identity import identify
     from amidiag.procfs.observe import observe_tree
     from amidiag.series.live import judge_live, watch

@@ -2,60 +2,119 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+import click
 
-from amidiag.cli.door import Json, envelope, print_json
-from amidiag.model import ExitCode, ShmData
+from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json
+from amidiag.cli.options import Argument, Option
+from amidiag.cli.spans import seconds
+from amidiag.model import Envelope, ExitCode, ShmData
 
 if TYPE_CHECKING:
-    from amidiag.model import Observation
-    from amidiag.procfs.shm_tree import TreeSegments
+    from amidiag.cli.shm_look import Look
 
 NAME = "shm"
 EXAMPLES = """\b
 Examples:
-  amidiag shm 4711             its shared memory, segment by segment: who maps it, who holds it, who made it
-  amidiag shm 4711 --tree      with its loader processes and other descendants, each segment once
-Reads /proc only; the process is not stopped and nothing is written into it."""
+  amidiag shm 4711             its shared memory: who maps it, who holds it, who made it; orphans
+  amidiag shm 4711 --tree      with its loader processes and other descendants
+  amidiag shm                  orphans of this machine: segments that no process maps or holds
+  amidiag shm --reap           removes those that nobody can want any more, after asking
+  amidiag shm 4711 --reap      the same in the /dev/shm that process 4711 sees, in a container say
+Only --reap writes: it removes nothing that a living process may use, and says what it kept and why.
+Exit codes: 0 shown or removed, 2 usage, 3 cannot observe."""
 
 
 def command(
-    pid: Annotated[int, typer.Argument(min=1, help="The process to look at.")],
-    tree: Annotated[bool, typer.Option("--tree", help="With its descendants.")] = False,
+    pid: Annotated[
+        int | None, Argument(min=1, metavar="[PID]", help="The process to look at; without it, the machine.")
+    ] = None,
+    tree: Annotated[bool, Option("--tree", help="With its descendants.")] = False,
+    reap: Annotated[bool, Option("--reap", help="Remove orphans, after asking.")] = False,
+    yes: Annotated[bool, Option("--yes", help="With --reap: do not ask.")] = False,
+    any_name: Annotated[
+        bool, Option("--any-name", help="With --reap: files too whose names no known program gives.")
+    ] = False,
+    older_than: Annotated[
+        str, Option("--older-than", metavar="TIME", help="What is younger is no orphan yet.")
+    ] = "60s",
     as_json: Json = False,
 ) -> int:
-    """Show shared memory: segments by kind, who maps, holds and made them."""
-    from amidiag.attach.status import StatusReader
-    from amidiag.procfs.observe import observe_tree
+    """Show shared memory: segments by kind, who maps, holds and made them, and the orphans that nobody has."""
+    age = seconds(older_than)
+    _check(pid, tree=tree, reap=reap, yes=yes, any_name=any_name)
+    from amidiag.cli.shm_look import look
 
-    observation = observe_tree(pid, peers=False, status_reader=StatusReader())
-    shown = observation.processes if tree else observation.processes[:1]
-    found = _segments(observation, len(shown))
-    report = envelope(
-        NAME,
-        ExitCode.CLEAN,
-        processes=shown,
-        tree=observation.tree,
-        data=ShmData(found.segments, found.in_flight, ()),
-        notes=(*observation.notes, *found.notes),
-    )
+    with look(pid, tree=tree, older_than=age, needed=reap) as seen:
+        report = _report(seen)
+        if reap:
+            report = _reap(seen, report, yes=yes, any_name=any_name, as_json=as_json)
+        elif not as_json:
+            _print(report)
     if as_json:
         print_json(report)
-    else:
-        from amidiag.cli.door import out
-        from amidiag.report.shm_table import shm_report
-
-        for part in shm_report(report):
-            out().print(part, soft_wrap=True)
     return ExitCode.CLEAN
 
 
-def _segments(observation: Observation, number: int) -> TreeSegments:
-    """Of the first processes of the tree, so many."""
-    from amidiag.model import Identity
-    from amidiag.procfs.shm_tree import read_segments
+def _check(pid: int | None, *, tree: bool, reap: bool, yes: bool, any_name: bool) -> None:
+    if tree and pid is None:
+        raise click.BadParameter("of which process? --tree needs a PID")
+    if (yes or any_name) and not reap:
+        raise click.BadParameter("--yes and --any-name go with --reap")
+    if reap and not yes and not (sys.stdin and sys.stdin.isatty()):
+        raise CommandError(
+            "--reap asks before it removes, and there is no terminal: add --yes", ExitCode.USAGE
+        )
 
-    members = observation.processes[:number]
-    return read_segments([(Identity(observation.boot_id, p.pid, p.start_ticks), p.name) for p in members])
+
+def _report(seen: Look) -> Envelope:
+    data = ShmData(seen.segments.segments, seen.segments.in_flight, seen.orphans.orphans)
+    notes = (*seen.notes, *seen.segments.notes, *seen.orphans.notes)
+    return envelope(NAME, ExitCode.CLEAN, processes=seen.processes, tree=seen.tree, data=data, notes=notes)
+
+
+def _print(report: Envelope) -> None:
+    from amidiag.report.shm_table import shm_report
+
+    for part in shm_report(report):
+        out().print(part, soft_wrap=True)
+
+
+def _reap(seen: Look, report: Envelope, *, yes: bool, any_name: bool, as_json: bool) -> Envelope:
+    """List, ask, remove; the report with what was done."""
+    from amidiag.procfs.shm_reap import remove, sort_out
+
+    assert isinstance(report.data, ShmData)
+    assert seen.directory is not None
+    if not as_json:
+        _print(report)
+    chosen = sort_out(seen.directory, seen.orphans.found, any_name=any_name)
+    kept, removed = dict(chosen.kept), []
+    if chosen.removable and (yes or _agrees([one.orphan.allocated for one in chosen.removable])):
+        for name, reason in remove(seen.directory, chosen.removable, any_name=any_name):
+            if reason is None:
+                removed.append(name)
+            else:
+                kept[name] = reason
+    else:
+        kept |= {one.orphan.name: "not confirmed" for one in chosen.removable}
+    data = replace(report.data, removed=tuple(removed), kept=kept)
+    if not as_json:
+        from amidiag.report.shm_table import reaped
+
+        for part in reaped(data):
+            out().print(part, soft_wrap=True)
+    return replace(report, data=data)
+
+
+def _agrees(sizes: list[int | None]) -> bool:
+    from amidiag.report.words import count, size
+
+    held = size(sum(number or 0 for number in sizes))
+    err().print(f"Remove {count(len(sizes))} orphans, {held}? [y/N] ", end="")
+    # A line that ends without an answer (Ctrl-D) is a no.
+    return os.read(sys.stdin.fileno(), 4096).strip().lower() in (b"y", b"yes")

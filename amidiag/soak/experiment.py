@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from amidiag.diagnosis import Context, diagnose
+from amidiag.diagnosis.context import Context
+from amidiag.diagnosis.diagnose import diagnose
 from amidiag.model import ExitCode, Finding, Mitigation, ProcessObservation, SeriesReport
 from amidiag.series.reporting import Pace, report_series
 from amidiag.soak.accept import failures

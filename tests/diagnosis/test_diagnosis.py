@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from amidiag.diagnosis import Context, diagnose
+from amidiag.diagnosis.context import Context
+from amidiag.diagnosis.diagnose import diagnose
 from amidiag.model import FdTable, MemoryUse, PeerCounts, ProcessObservation, Rate, SeriesReport, ShmUse
 
 PERSISTENT = "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS"
