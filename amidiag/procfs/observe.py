@@ -61,7 +61,7 @@ def observe_tree(
     roles = _roles(readings, {pid for pid, view in views.items() if view is not None})
     # Last, so that it vouches for all that was read by PID above.
     readings = _only_still_there(readings, notes)
-    notes += _gaps(readings, report)
+    notes += _stopped(readings) + _gaps(readings, report)
     return Observation(
         host=os.uname().nodename,
         boot_id=boot_id(),
@@ -211,6 +211,13 @@ def _peer_gaps(report: PeerReport | None) -> list[str]:
         f"the far end of {unknown} pipe descriptors is unknown: it is held where this user cannot look "
         f"({report.unreadable} processes of this machine could not be read).{advice}"
     ]
+
+
+def _stopped(readings: Sequence[Reading]) -> list[str]:
+    """proc_pid_stat(5): T is stopped by a signal, t by a debugger. One that is stopped looks alive and does nothing."""
+    by_state = {"T": "stopped by a signal, until SIGCONT", "t": "stopped by what traces it (a debugger)"}
+    pids = {state: [r.pid for r in readings if r.status.state == state] for state in by_state}
+    return [f"{how}: PID {_list(pids[state])}." for state, how in by_state.items() if pids[state]]
 
 
 def _ended(pids: Collection[int]) -> str:

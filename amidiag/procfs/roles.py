@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
 
 from amidiag.model import Role
+from amidiag.procfs.ami_command import is_ami_worker
 from amidiag.procfs.errors import CannotObserve
 from amidiag.procfs.processes import ProcStat, read_file
 
 # torch/utils/data/_utils/worker.py names the main thread of a loader process so, since torch 2.6.
 LOADER_NAME = "pt_data_worker"
+# torch/bin/torch_shm_manager, of which the kernel keeps 15 bytes: unlinks the segments of the file_system strategy.
+_SHM_MANAGER_NAME = "torch_shm_manag"
 # What multiprocessing passes to `python -c` (popen_spawn_posix.py, forkserver.py, resource_tracker.py).
 _TRACKER = "from multiprocessing.resource_tracker import main"
 _FORK_SERVER = "from multiprocessing.forkserver import main"
@@ -55,6 +57,8 @@ def _first_guess(
     code = " ".join(cmdlines.get(stat.pid, ()))
     if _TRACKER in code:
         return "resource_tracker"
+    if stat.name == _SHM_MANAGER_NAME:
+        return "shm_manager"
     if _FORK_SERVER in code and roles.get(stat.parent_pid) != "fork_server":
         return "fork_server"
     if stat.name == LOADER_NAME and roles.get(stat.parent_pid) != "loader":
@@ -81,15 +85,7 @@ def _is_twin(stat: ProcStat, by_pid: Mapping[int, ProcStat], cmdlines: Cmdlines)
 
 
 def _is_ami_worker(stat: ProcStat, by_pid: Mapping[int, ProcStat], cmdlines: Cmdlines) -> bool:
-    words = cmdlines.get(stat.pid, ())
-    if _is_twin(stat, by_pid, cmdlines):
-        return False
-    for word, following in pairwise(words):
-        if word.rpartition("/")[2] == "ami" and following == "worker":
-            return True
-        if word == "-m" and following in ("worker", "worker.cli"):
-            return True
-    return False
+    return is_ami_worker(cmdlines.get(stat.pid, ())) and not _is_twin(stat, by_pid, cmdlines)
 
 
 def has_torch_mapped(pid: int) -> bool:

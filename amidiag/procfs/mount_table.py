@@ -1,0 +1,71 @@
+"""The mount table of a process with all that is known of each mount; `mounts.Mounts` is the quick look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amidiag.procfs.mounts import LOCAL
+from amidiag.procfs.processes import read_file
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+
+    `root` is the directory of the file system that is mounted at `point`; `options` are those of the
+    mount, `fs_options` those of the file system.
+    """
+
+    number: int
+    root: str
+    point: str
+    fs_type: str
+    options: str
+    fs_options: str
+
+
+def read_mount_table(pid: int, name: str | None = None) -> list[Mount]:
+    """All mounts that process `pid` sees. Raises ProcessGone, ReaderExhausted."""
+    return parse_mount_table(read_file(pid, "mountinfo", "the mount table", name))
+
+
+def parse_mount_table(data: bytes) -> list[Mount]:
+    """Parse `/proc/PID/mountinfo`."""
+    return [_parse(line) for line in data.decode("utf-8", "surrogateescape").splitlines()]
+
+
+def _parse(line: str) -> Mount:
+    fields, _, tail = line.partition(" - ")
+    number, _, _, root, point, options = fields.split(" ")[:6]
+    fs_type, _, rest = tail.partition(" ")
+    return Mount(int(number), _plain(root), _plain(point), fs_type, options, rest.rpartition(" ")[2])
+
+
+def _plain(path: str) -> str:
+    # Space, tab, newline and backslash are written in octal (fs/proc_namespace.c, mangle).
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), path)
+
+
+def mount_at(path: str, table: Sequence[Mount]) -> Mount | None:
+    """The mount that a path leads to: the topmost at the longest part of it that is a mount point."""
+    for part in reversed(_upwards(path)):
+        for mount in reversed(table):
+            if mount.point == part:
+                return mount
+    return None
+
+
+def leads_to_local(path: str, table: Sequence[Mount]) -> bool:
+    """Whether a walk along that path can never block: every file system on the way is this kernel's own."""
+    mounts = [mount_at(part, table) for part in _upwards(path)]
+    return all(mount is not None and mount.fs_type in LOCAL for mount in mounts)
+
+
+def _upwards(path: str) -> list[str]:
+    """`/`, `/dev`, `/dev/shm` for `/dev/shm`."""
+    words = [word for word in path.split("/") if word]
+    return ["/" + "/".join(words[:number]) for number in range(len(words) + 1)]
