@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import time
 
+from amidiag.model import Identity
 from amidiag.procfs.errors import CannotObserve, ProcessGone
+from amidiag.procfs.identity import identity_of
 from amidiag.procfs.processes import read_file, snapshot
+from amidiag.procfs.shm_directory import open_shm
 from amidiag.procfs.shm_users import INITIAL_PID_NAMESPACE
 
 # Wall clock times of a start and of a file differ by clock steps and by rounding to ticks.
@@ -28,34 +31,55 @@ class LivingProcesses:
         boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         ticks = os.sysconf("SC_CLK_TCK")
         self._started: dict[int, float] = {}
-        self._managers: list[tuple[int, float]] = []
+        self._managers: list[tuple[Identity, float]] = []
         for stat in snapshot().values():
             if stat.ended or stat.kernel_thread:
                 continue
             started = boot + stat.start_ticks / ticks
             if stat.name == _MANAGER:
-                self._managers.append((stat.pid, started))
-            for pid in _numbers(stat.pid):
+                self._managers.append((identity_of(stat), started))
+            for pid in numbers_of(stat.pid):
                 self._started[pid] = min(started, self._started.get(pid, started))
-        self._complete = _shows_all()
+        # A process that hidepid hides is not there at all (proc(5)); PID 1 belongs to root.
+        self._shows_root = os.path.exists("/proc/1/stat")
+        # In a container, those outside are not shown either.
+        in_container = os.readlink("/proc/self/ns/pid") != INITIAL_PID_NAMESPACE
+        self._complete = self._shows_root and not in_container
 
-    def is_alive(self, creator: int, made_at: float | None) -> bool | None:
+    def is_alive(self, creator: int, made_at: float | None, *, in_view: bool = False) -> bool | None:
         """Whether the process that had PID `creator` at `made_at` (wall clock) runs; None if it may be hidden.
 
-        A process that started later has only inherited the number.
+        A process that started later has only inherited the number. `in_view`: the PID is known to be one of
+        the reader's own namespace, so that a container around it hides nothing.
         """
         started = self._started.get(creator)
         if started is not None and (made_at is None or started <= made_at + _SLACK):
             return True
-        return False if self._complete else None
+        return False if self._complete or (in_view and self._shows_root) else None
 
-    def manager_since(self, made_at: float | None) -> int | None:
-        """PID of a `torch_shm_manager` that already ran at `made_at`; it may still hand that segment out."""
-        found = (pid for pid, started in self._managers if made_at is None or started <= made_at + _SLACK)
-        return next(found, None)
+    def manager_of(self, device: int, made_at: float) -> int | None:
+        """PID of a `torch_shm_manager` that may still hand out a segment on that `/dev/shm`; None if none can.
+
+        It keeps names only, so that no mapping and no FD tells. One that started later cannot know it.
+        """
+        for identity, started in self._managers:
+            if started <= made_at + _SLACK and _may_see(identity, device):
+                return identity.pid
+        return None
 
 
-def _numbers(pid: int) -> list[int]:
+def _may_see(process: Identity, device: int) -> bool:
+    try:
+        with open_shm(process) as directory:
+            return os.fstat(directory).st_dev == device
+    except ProcessGone:
+        return False
+    except CannotObserve:
+        return True  # It cannot be asked: then it may.
+
+
+def numbers_of(pid: int) -> list[int]:
+    """The PIDs of a process in its PID namespaces, from the reader's to its own; none where it has ended."""
     try:
         _, found, rest = read_file(pid, "status", "the state").partition(b"\nNSpid:")
     except ProcessGone:
@@ -63,9 +87,3 @@ def _numbers(pid: int) -> list[int]:
     except CannotObserve:
         return [pid]
     return [int(word) for word in rest.partition(b"\n")[0].split()] if found else [pid]
-
-
-def _shows_all() -> bool:
-    """Whether `/proc` shows every process of the machine: not in a container, nor with hidepid."""
-    # A process that hidepid hides is not there at all (proc(5)); PID 1 belongs to root.
-    return os.readlink("/proc/self/ns/pid") == INITIAL_PID_NAMESPACE and os.path.exists("/proc/1/stat")

@@ -1,6 +1,7 @@
 """The pieces of shared memory of a process or a tree, one by one: who maps them, who holds them, who made them.
 
-RssShmem sees only what is mapped: a batch that waits in a queue lives as an FD alone. That is `in_flight`.
+RssShmem sees only what is mapped: a batch that waits in a queue lives as an FD alone, or with torch's
+file_system strategy as a name alone. Both are `in_flight`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from amidiag.model import Identity, SegmentUse
-from amidiag.procfs.creators import LivingProcesses
+from amidiag.procfs.creators import LivingProcesses, numbers_of
 from amidiag.procfs.errors import NoPermission, ProcessGone, gone, subject, who_may_read
 from amidiag.procfs.fds import scan
 from amidiag.procfs.file_types import DELETED
 from amidiag.procfs.identity import still
-from amidiag.procfs.segments import SHM_DIRECTORY, Segment
+from amidiag.procfs.segments import SHM_DIRECTORY, Segment, kind_of
 from amidiag.procfs.shm import Holding, Key, read_holding, unite
+from amidiag.procfs.shm_directory import list_files
 from amidiag.procfs.shm_names import creator_in
 from amidiag.procfs.shm_users import Users, find_users
 from amidiag.procfs.sysv import SysvSegment, read_sysv, same_ipc_namespace
@@ -26,8 +28,8 @@ from amidiag.procfs.sysv import SysvSegment, read_sysv, same_ipc_namespace
 class TreeSegments:
     """The segments, most memory first.
 
-    `in_flight`: bytes that only FDs hold; None where a process could not be read. `notes`: what could not be
-    seen, and who may see it.
+    `in_flight`: bytes that only FDs hold, or only a name; None where a process could not be read. `notes`:
+    what could not be seen, and who may see it.
     """
 
     segments: tuple[SegmentUse, ...]
@@ -35,16 +37,18 @@ class TreeSegments:
     notes: tuple[str, ...]
 
 
-def read_segments(members: Sequence[tuple[Identity, str]]) -> TreeSegments:
+def read_segments(members: Sequence[tuple[Identity, str]], directory: int | None = None) -> TreeSegments:
     """The segments that the processes `members` (the first is the root, each with its name) map or hold.
 
-    Who uses them is looked for over the whole machine. A member that ends meanwhile is left out. Raises
-    ProcessGone where the root has ended, ReaderExhausted.
+    With `directory`, a descriptor of their `/dev/shm`, also what torch has made there in one of them and
+    nobody maps or holds: it waits by its name. Who uses a segment is looked for over the whole machine. A
+    member that ends meanwhile is left out. Raises ProcessGone where the root has ended, ReaderExhausted.
     """
     notes: list[str] = []
     holdings = _read_holdings(members, notes)
     united = unite(holdings)
-    users = find_users({key: segment.name for key, segment in united.items()})
+    waiting = {} if directory is None else _made_by(members, directory, united)
+    users = find_users({key: segment.name for key, segment in (united | waiting).items()})
     if not still(members[0][0]):
         raise gone(members[0][0].pid, members[0][1], was_seen=True)
     if united and users.unreadable:
@@ -52,7 +56,10 @@ def read_segments(members: Sequence[tuple[Identity, str]]) -> TreeSegments:
             f"processes of this machine that could not be read: {len(users.unreadable)}. Who else maps or holds "
             f"a segment may be missing. The first: {who_may_read(users.unreadable[0])}"
         )
-    segments = _describe(united, users, _sysv_of(members[0][0].pid, united, notes))
+    # What somebody else maps, who is not asked for, is that one's.
+    waiting = {key: segment for key, segment in waiting.items() if not users.has(key)}
+    seen = {key: segment for key, segment in united.items() if users.has(key)}
+    segments = _describe(seen | waiting, users, _sysv_of(members[0][0].pid, seen, notes))
     return TreeSegments(segments, None if not holdings else _in_flight(segments), tuple(notes))
 
 
@@ -69,6 +76,19 @@ def _read_holdings(members: Iterable[tuple[Identity, str]], notes: list[str]) ->
     return holdings
 
 
+def _made_by(
+    members: Iterable[tuple[Identity, str]], directory: int, known: Mapping[Key, Segment]
+) -> dict[Key, Segment]:
+    """What stands in `/dev/shm` under a torch name with the PID of a member, as far as it is not `known`."""
+    numbers = {number for identity, _ in members for number in numbers_of(identity.pid)}
+    found = {}
+    for file in list_files(directory):
+        name = SHM_DIRECTORY + file.id.name
+        if kind_of(name) == "torch" and creator_in(file.id.name) in numbers and file.key not in known:
+            found[file.key] = Segment(*file.key, "torch", name, file.size, file.allocated, file.changed_at)
+    return found
+
+
 def _sysv_of(pid: int, united: Mapping[Key, Segment], notes: list[str]) -> Mapping[int, SysvSegment]:
     """The kernel's table of SysV segments, where there are any and the table is that of the target."""
     if not any(segment.kind == "sysv" for segment in united.values()):
@@ -82,12 +102,12 @@ def _sysv_of(pid: int, united: Mapping[Key, Segment], notes: list[str]) -> Mappi
 def _describe(
     united: Mapping[Key, Segment], users: Users, sysv: Mapping[int, SysvSegment]
 ) -> tuple[SegmentUse, ...]:
-    living = LivingProcesses() if united else None
+    if not united:
+        return ()
+    living = LivingProcesses()
     now = time.time()
     found = []
     for key, segment in united.items():
-        if living is None or not users.has(key):
-            continue  # Closed and unmapped by all since it was seen.
         row = sysv.get(segment.inode) if segment.kind == "sysv" else None
         made_at = row.changed_at if row else segment.changed_at
         creator = row.creator if row else _creator_of(segment)

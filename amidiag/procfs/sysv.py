@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 _DEST = 0o1000  # SHM_DEST: goes with its last user (shmctl(2), IPC_RMID).
+_IPC_RMID = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,16 @@ def _row(fields: dict[str, bytes]) -> SysvSegment:
         used_at=float(max(number["ctime"], number["atime"], number["dtime"])),
         doomed=bool(int(fields["perms"], 8) & _DEST),
     )
+
+
+def remove_sysv(shmid: int) -> None:
+    """Remove a segment: shmctl(2), IPC_RMID. Raises OSError.
+
+    Where a process attaches it in this very moment, it keeps it: the kernel only takes the name away.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.shmctl(ctypes.c_int(shmid), ctypes.c_int(_IPC_RMID), None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

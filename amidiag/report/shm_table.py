@@ -1,19 +1,23 @@
-"""Shared memory for people: each process, the tree, /dev/shm, the segments."""
+"""Shared memory for people: each process, the tree, /dev/shm, the segments, the orphans, what was removed."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from amidiag.model import DevShm, Envelope, ProcessObservation, SegmentUse, ShmData, ShmUse, TreeUse
+from amidiag.model import DevShm, Envelope, Orphan, ProcessObservation, SegmentUse, ShmData, ShmUse, TreeUse
+from amidiag.procfs.segments import SHM_DIRECTORY
 from amidiag.report.words import count, duration, size
 
+SEMAPHORE = SHM_DIRECTORY + "sem."
 SHOWN = 20
-"""Segments that are printed; the JSON has all."""
+"""Segments, and orphans, that are printed; the JSON has all."""
 _PIDS = 6
+_NAMED = 3
 
 
 def shm_report(report: Envelope) -> Iterator[RenderableType]:
@@ -25,6 +29,7 @@ def shm_report(report: Envelope) -> Iterator[RenderableType]:
         yield from _tree(report.tree, report.data, of_tree=bool(report.processes))
     if report.processes:
         yield from _segments(report.data.segments)
+    yield from _orphans(report.data.orphans)
     for note in report.notes:
         yield Text(f"note: {note}", style="dim")
 
@@ -46,7 +51,7 @@ def _tree(tree: TreeUse, data: ShmData, *, of_tree: bool) -> Iterator[Text]:
     if of_tree:
         least = "at least " if tree.shm_unique_is_lower_bound else ""
         text = Text(f"the tree holds {least}{size(tree.shm_unique)}, each segment once", style="bold")
-        text.append(f"; in flight, held by FDs and mapped by nobody: {size(data.in_flight)}")
+        text.append(f"; in flight, mapped by nobody: {size(data.in_flight)}")
         yield text
     if tree.dev_shm is not None:
         yield _dev_shm(tree.dev_shm)
@@ -63,22 +68,87 @@ def _segments(segments: Sequence[SegmentUse]) -> Iterator[RenderableType]:
     if not segments:
         yield Text("no shared memory segments")
         return
-    table = _table("allocated", "size", "segment", "mapped by", "held by", "made by", "age")
-    for segment in segments[:SHOWN]:
+    semaphores = [s for s in segments if s.name.startswith(SEMAPHORE)]
+    others = [s for s in segments if not s.name.startswith(SEMAPHORE)]
+    if others:
+        table = _table("allocated", "size", "segment", "mapped by", "held by", "made by", "age")
+        for segment in others[:SHOWN]:
+            table.add_row(*_segment_cells(segment))
+        yield table
+    yield from _more(others[SHOWN:], "segments")
+    if semaphores:
+        held = sum(segment.allocated or 0 for segment in semaphores)
+        yield Text(f"and {count(len(semaphores))} semaphores in use ({size(held)})", style="dim")
+
+
+def _segment_cells(segment: SegmentUse) -> tuple[str | Text, ...]:
+    waits = "nobody: in flight" if segment.held_by else "nobody: waits by its name"
+    return (
+        size(segment.allocated),
+        size(segment.size),
+        segment.name + (" (deleted)" if segment.deleted else ""),
+        _pids(segment.mapped_by) or Text(waits, style="yellow"),
+        _pids(segment.held_by),
+        creator(segment.creator, alive=segment.creator_alive),
+        age(segment.age),
+    )
+
+
+def _orphans(orphans: Sequence[Orphan]) -> Iterator[RenderableType]:
+    if not orphans:
+        yield Text("no orphans: no segment that nobody maps or holds")
+        return
+    held = sum(orphan.allocated or 0 for orphan in orphans)
+    kinds = Counter(orphan.kind for orphan in orphans)
+    shares = ", ".join(f"{kind} {count(number)}" for kind, number in kinds.most_common())
+    text = Text(f"\n{count(len(orphans))} orphans that nobody maps or holds, {size(held)}", style="bold")
+    text.append(f" ({shares})", style="not bold")
+    yield text
+    table = _table("allocated", "size", "orphan", "made by", "age", "")
+    for orphan in orphans[:SHOWN]:
         table.add_row(
-            size(segment.allocated),
-            size(segment.size),
-            segment.name + (" (deleted)" if segment.deleted else ""),
-            _pids(segment.mapped_by) or Text("nobody: in flight", style="yellow"),
-            _pids(segment.held_by),
-            creator(segment.creator, alive=segment.creator_alive),
-            age(segment.age),
+            size(orphan.allocated),
+            size(orphan.size),
+            orphan.name,
+            creator(orphan.creator, alive=orphan.creator_alive),
+            age(orphan.age),
+            _state(orphan),
         )
     yield table
-    left = segments[SHOWN:]
+    yield from _more(orphans[SHOWN:], "orphans")
+
+
+def _state(orphan: Orphan) -> str:
+    words = []
+    if orphan.unfinished:
+        words.append("unfinished: its maker was killed while it made it")
+    if orphan.creator_alive:
+        words.append("its maker runs: it may be queued")
+    if not orphan.certain:
+        words.append("not certain")
+    return "; ".join(words)
+
+
+def _more(left: Sequence[SegmentUse] | Sequence[Orphan], noun: str) -> Iterator[Text]:
     if left:
-        held = sum(segment.allocated or 0 for segment in left)
-        yield Text(f"… {count(len(left))} more segments ({size(held)}); --json has all", style="dim")
+        held = sum(one.allocated or 0 for one in left)
+        yield Text(f"… {count(len(left))} more {noun} ({size(held)}); --json has all", style="dim")
+
+
+def reaped(data: ShmData) -> Iterator[Text]:
+    """What `--reap` removed, and what it kept for which reason."""
+    sizes = {orphan.name: orphan.allocated or 0 for orphan in data.orphans}
+    if data.removed:
+        freed = sum(sizes[name] for name in data.removed)
+        yield Text(f"removed {count(len(data.removed))} orphans, {size(freed)}", style="bold")
+    else:
+        yield Text("nothing removed", style="bold")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in data.kept.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {count(len(names) - _NAMED)} more" if len(names) > _NAMED else ""
+        yield Text(f"kept {', '.join(names[:_NAMED])}{more}: {reason}", style="yellow")
 
 
 def _table(*titles: str) -> Table:
