@@ -17,7 +17,7 @@ class FdGroup:
         type: as in `FdTable.by_type`.
         what: what they lead to: `pipe`, `tcp 10.0.0.7:51234 → 10.0.0.5:443 CLOSE_WAIT`, `/dev/nvidia*`,
             `memfd:arena`, `/dev/shm/torch_*`, a path.
-        mode: `r`, `w`, `rw` or `path` (O_PATH) as they were opened; None where not read.
+        mode: `r`, `w`, `rw` or `path` (O_PATH) as they were opened, several as `r,w`; None where not read.
         peer: who holds the opposite end (`PeerCounts`); None for what has no other end.
         peer_processes: where `peer` is `tree` or `other`: how many of the group by the PID of a holder.
         inherited: how many are copies of an end that another process of the tree holds as well.

@@ -12,6 +12,8 @@ from amidiag.procfs.segments import MEMFD, SHM_DIRECTORY
 FEW = 8
 """More names than these of one sort are one line: `/data/images/*`."""
 _FDS_SHOWN = 10
+# Of as many FDs of one name: what looks like a leak first.
+_FIRST = ("nobody", "unknown", "tree", "other", "self", None)
 
 # Many files that are one thing to a person.
 _FAMILIES = ("/dev/nvidia", SHM_DIRECTORY + "torch_", SHM_DIRECTORY + "psm_", SHM_DIRECTORY + "sem.")
@@ -84,7 +86,11 @@ class Grouper:
             what = many if names[kind, many, peer] > FEW else one
             merged.setdefault((kind, what, peer), _Group()).absorb(group)
         found = [_finished(*key, group) for key, group in merged.items()]
-        return tuple(sorted(found, key=lambda group: (-group.count, group.type, group.what)))
+        return tuple(sorted(found, key=_rank))
+
+
+def _rank(group: FdGroup) -> tuple[int, str, str, int]:
+    return -group.count, group.type, group.what, _FIRST.index(group.peer)
 
 
 def _finished(kind: str, what: str, peer: str | None, group: _Group) -> FdGroup:

@@ -29,6 +29,19 @@ class FdLook:
     listings: Mapping[Identity, FdListing]
     notes: tuple[str, ...]
 
+    def names(self) -> dict[str, str]:
+        """What those are called who hold other ends, by PID, as far as they still run."""
+        pids = {
+            pid for detail in self.details for group in detail.groups or () for pid in group.peer_processes
+        }
+        names = {}
+        for pid in pids:
+            try:
+                names[pid] = read_stat(int(pid)).name
+            except ProcessGone:
+                continue
+        return names
+
 
 def look(
     targets: Sequence[Identity],

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from amidiag.model import Envelope, Finding, PeerCounts, ProcessObservation
+from amidiag.model import (
+    Envelope,
+    FdGroup,
+    FdsData,
+    Finding,
+    ProcessDetail,
+    ProcessObservation,
+    Surroundings,
+    ThreadGroup,
+)
 from amidiag.report.call_chain import call_site_lines
-from amidiag.report.words import count
+from amidiag.report.words import count, size
 
-_PEERS = ("self", "tree", "other", "nobody", "unknown")
+SHOWN = 30
+"""Groups that are printed of each process; the JSON has all."""
+_FEW = 3
 _MEANING = {
     "self": "this process",
     "tree": "its tree",
@@ -20,14 +31,23 @@ _MEANING = {
     "nobody": "nobody",
     "unknown": "unknown",
 }
+_STYLES = {"nobody": "red", "unknown": "yellow"}
 
 
-def fd_report(report: Envelope) -> Iterator[RenderableType]:
-    """One table per process, then findings and notes."""
+def fd_report(report: Envelope, names: Mapping[str, str] | None = None) -> Iterator[RenderableType]:
+    """A table per process with what bounds it, then findings and notes. `names`: of other processes, by PID."""
+    data = report.data if isinstance(report.data, FdsData) else FdsData(())
+    details = {detail.pid: detail for detail in data.processes}
+    called = {**(names or {}), **{str(p.pid): p.role for p in report.processes if p.role != "other"}}
     for process in report.processes:
         yield heading(process)
-        if process.fds.by_type is not None:
+        detail = details.get(process.pid)
+        if detail is not None and detail.groups is not None:
+            yield from _groups(detail.groups, called, data.since)
+        elif process.fds.by_type is not None:
             yield _by_type(process)
+        if detail is not None:
+            yield from _around(process, detail)
     yield from findings(report.findings)
     for note in report.notes:
         yield Text(f"note: {note}", style="dim")
@@ -41,31 +61,118 @@ def heading(process: ProcessObservation) -> Text:
     share = f" ({used / limit:.1%})" if used is not None and limit else ""
     style = "bold red" if share and used is not None and limit and used >= 0.9 * limit else "bold"
     text.append(f"\n{count(used)} FDs of {count(limit)}{share}", style=style)
+    if process.fds.hard_limit != limit:
+        text.append(f", hard limit {_limit(process.fds.hard_limit)}", style="not bold")
     return text
 
 
-def _by_type(process: ProcessObservation) -> Table:
+def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("type")
-    table.add_column("FDs", justify="right")
-    table.add_column("other end held by")
-    by_type = process.fds.by_type or {}
-    for kind, number in sorted(by_type.items(), key=lambda item: (-item[1], item[0])):
-        if number:
-            table.add_row(kind, count(number), _peers((process.fds.peers or {}).get(kind)))
+    for column in columns:
+        # A path may be longer than the terminal is wide: folded it is still whole.
+        table.add_column(column, justify="right" if column == "FDs" else "left", overflow="fold")
     return table
 
 
-def _peers(peers: PeerCounts | None) -> Text:
-    if peers is None:
-        return Text("")
-    parts = [(name, getattr(peers, name)) for name in _PEERS]
-    text = Text()
-    for name, number in parts:
+def _by_type(process: ProcessObservation) -> Table:
+    table = _table("FDs", "type")
+    by_type = process.fds.by_type or {}
+    for kind, number in sorted(by_type.items(), key=lambda item: (-item[1], item[0])):
         if number:
-            text.append(", " if text else "")
-            text.append(f"{_MEANING[name]} {count(number)}", style="red" if name == "nobody" else "")
+            table.add_row(count(number), kind)
+    return table
+
+
+def _groups(
+    groups: tuple[FdGroup, ...], called: Mapping[str, str], since: str | None
+) -> Iterator[RenderableType]:
+    """One line per group; with `since` they are what is new."""
+    if since is not None:
+        total = sum(group.count for group in groups)
+        yield Text(f"new since {since}: {count(total)} FDs" if total else f"nothing new since {since}")
+    if not groups:
+        return
+    table = _table("FDs", "type", "what", "mode", "other end held by")
+    for group in groups[:SHOWN]:
+        held = "" if group.bytes is None else f" ({size(group.bytes)})"
+        closing = "CLOSE_WAIT" in group.what
+        what = Text(f"{_shown(group.what)}{held}", style="yellow" if closing else "")
+        style = "red" if group.peer == "nobody" else ""
+        table.add_row(
+            count(group.count), group.type, what, group.mode or "?", _other_end(group, called), style=style
+        )
+    yield table
+    rest = groups[SHOWN:]
+    if rest:
+        total = sum(group.count for group in rest)
+        yield Text(f"and {count(total)} more in {count(len(rest))} groups (--json has them)")
+
+
+def _shown(name: str) -> str:
+    """A name on one line: paths may hold newlines and what steers a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def _other_end(group: FdGroup, called: Mapping[str, str]) -> Text:
+    if group.peer is None:
+        return Text("")
+    text = Text(_MEANING[group.peer], style=_STYLES.get(group.peer, ""))
+    holders = list(group.peer_processes.items())
+    for position, (pid, number) in enumerate(holders[:_FEW]):
+        text.append(", " if position else " ")
+        text.append(f"{pid} ({called[pid]})" if pid in called else pid)
+        text.append(f" ×{count(number)}" if number > 1 and len(holders) > 1 else "")
+    if len(holders) > _FEW:
+        text.append(f" and {count(len(holders) - _FEW)} more")
+    if group.inherited:
+        text.append(f"; {count(group.inherited)} are copies that a fork has left in its tree")
     return text
+
+
+def _around(process: ProcessObservation, detail: ProcessDetail) -> Iterator[Text]:
+    """What bounds the process, in two lines, and its threads in one."""
+    if detail.surroundings is not None:
+        yield from _bounds(detail.surroundings)
+    if detail.threads:
+        yield _threads(detail.threads, process.threads)
+
+
+def _bounds(around: Surroundings) -> Iterator[Text]:
+    yield Text(
+        f"host: {count(around.files_open)} FDs of {_limit(around.files_max)}, "
+        f"at most {count(around.nr_open)} a process (fs.nr_open); "
+        f"memory {size(around.memory_available)} free of {size(around.memory_total)}"
+    )
+    parts = []
+    if around.cgroup is not None:
+        group = around.cgroup
+        limit = "no limit" if group.limit is None else size(group.limit)
+        pressure = "" if group.pressure is None else f", waits for memory {group.pressure:.1%} of the time"
+        parts.append(f"cgroup v{group.version} {group.path}: {size(group.used)} of {limit}{pressure}")
+    if around.dev_shm is not None:
+        mount = f" ({around.dev_shm_mount})" if around.dev_shm_mount else ""
+        parts.append(f"/dev/shm: {size(around.dev_shm.used)} of {size(around.dev_shm.size)}{mount}")
+    if around.namespace_pid is not None:
+        parts.append(f"PID {around.namespace_pid} inside its namespace")
+    if around.own_mount_namespace:
+        parts.append("own mounts")
+    if parts:
+        yield Text("; ".join(parts))
+
+
+def _limit(number: int | None) -> str:
+    return "unlimited" if number is None else count(number)
+
+
+def _threads(groups: tuple[ThreadGroup, ...], total: int | None) -> Text:
+    parts = [
+        f"{group.name}{f' ×{count(group.count)}' if group.count > 1 else ''} ({group.state}"
+        f"{f', {group.waits_in}' if group.waits_in else ''})"
+        for group in groups[:_FEW]
+    ]
+    left = sum(group.count for group in groups[_FEW:])
+    more = f" and {count(left)} more" if left else ""
+    return Text(f"threads {count(total)}: {_shown(', '.join(parts))}{more}")
 
 
 def findings(found: tuple[Finding, ...]) -> Iterator[RenderableType]:

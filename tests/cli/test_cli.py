@@ -1,6 +1,7 @@
 """The door: one clear line and the documented exit code for what users do, on real processes."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -92,16 +93,17 @@ def test_tree_and_the_holders_of_the_other_ends() -> None:
     headings = [line for line in done.stdout.splitlines() if line.startswith("PID ")]
     assert [int(line.split()[1]) for line in headings] == [parent.pid, child]
     # Two pipes of its own to `cat`, and two to this test.
-    pipes = [line for line in done.stdout.splitlines() if line.startswith("pipe ")]
-    assert "its tree 2, another process 2" in pipes[0]
-    assert re.search(r"its tree 2\b", pipes[1])
+    pipes = [line for line in done.stdout.splitlines() if re.match(r" *2  pipe ", line)]
+    assert f"its tree {child} (cat)" in pipes[0]
+    assert f"another process {os.getpid()} (" in pipes[1]
+    assert f"its tree {parent.pid} (" in pipes[2]
     assert f"PID {child}" not in alone.stdout
 
 
 def test_table_has_no_colour_codes_in_a_pipe(target) -> None:
     done = amidiag("fds", str(target.pid), "--tree")
     assert done.returncode == 0
-    assert re.search(r"^pipe +4 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ *2  pipe ", done.stdout, re.MULTILINE)
     assert "\x1b" not in done.stdout
 
 
@@ -177,7 +179,7 @@ def test_process_of_another_user(target, tmp_path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["fds"],
+        ["fds", "--name", "("],
         ["fds", "x"],
         ["fds", "0"],
         ["rate", "1", "--for", "soon"],
