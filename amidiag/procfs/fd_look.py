@@ -11,9 +11,10 @@ from amidiag.procfs.errors import ProcessGone, gone
 from amidiag.procfs.far_ends import Chosen, FarEnds, find_far_ends
 from amidiag.procfs.fd_listing import FdListing, list_all
 from amidiag.procfs.fds import FdScan
-from amidiag.procfs.identity import identity_of
 from amidiag.procfs.observe import StatusReader, observe_tree
 from amidiag.procfs.processes import read_stat
+from amidiag.procfs.surroundings import surroundings
+from amidiag.procfs.threads import threads
 
 Marks = Mapping[Identity, frozenset[str]]
 """By process, each FD that was open at some moment, as `FdListing.marks` names it."""
@@ -149,15 +150,19 @@ def _far_ends(observations: Iterable[Observation], keeper: _Keeper, before: Mark
 
 def _detail(process: ProcessObservation, ends: FarEnds | None, notes: list[str]) -> ProcessDetail | None:
     """None, with a note, where the process has ended: what was read by its PID meanwhile may be another's."""
+    pid, name = process.pid, process.name
     try:
-        stat = read_stat(process.pid)
+        around = None if ends is None else surroundings(pid, name)
+        groups_of_threads = None if ends is None else threads(pid, name)
+        # Last, so that it vouches for all that was read by PID before.
+        stat = read_stat(pid)
     except ProcessGone:
         stat = None
-    if stat is None or stat.ended or identity_of(stat).start_ticks != process.start_ticks:
-        notes.append(f"ended while its FDs were read, left out: PID {process.pid}.")
+    if stat is None or stat.ended or stat.start_ticks != process.start_ticks:
+        notes.append(f"ended while its FDs were read, left out: PID {pid}.")
         return None
-    groups = None if ends is None else ends.groups.get(process.pid)
-    return ProcessDetail(process.pid, stat.state, groups, None, None)
+    groups = None if ends is None else ends.groups.get(pid)
+    return ProcessDetail(pid, stat.state, groups, groups_of_threads, around)
 
 
 def _with_peers(process: ProcessObservation, ends: FarEnds | None) -> ProcessObservation:
