@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,10 @@ from procfs_targets import PROGRAMS, Spawn, run_program
 from shm_places import Place, ended_pid
 
 from amidiag.model import Orphan
+from amidiag.procfs.creators import LivingProcesses
 from amidiag.procfs.errors import CannotObserve, ProcessGone
+from amidiag.procfs.identity import identify
+from amidiag.procfs.processes import read_stat
 from amidiag.procfs.shm_directory import open_shm
 from amidiag.procfs.shm_orphans import OrphanReport, find_orphans
 
@@ -60,8 +64,6 @@ def test_a_process_that_only_inherited_the_pid_is_not_the_maker(spawn: Spawn) ->
     assert by_name(orphans_of(place))[path.name].creator_alive is True
     # GIVEN a file from before that process was born, which only a clock that is set back can make here
     future = spawn(["sleep", "60"])
-    from amidiag.procfs.creators import LivingProcesses
-
     living = LivingProcesses()
     assert living.is_alive(future.pid, time.time()) is True
     assert living.is_alive(future.pid, time.time() - 3600) is False
@@ -115,8 +117,6 @@ def test_a_dev_shm_that_is_a_link_or_no_tmpfs_is_refused(spawn: Spawn) -> None:
     )
     target = spawn(["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert target.stdout and target.stdout.readline() == b"ready\n"
-    from amidiag.procfs.identity import identify
-
     code = "import os, sys; os.chroot('/mnt'); print('ready', flush=True); sys.stdin.read()"
     words = ["nsenter", "--target", str(target.pid), "--mount", "--", sys.executable, "-c", code]
     inner = spawn(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -168,9 +168,18 @@ def test_another_users_files_are_not_certain() -> None:
 
 
 def as_json(done: subprocess.CompletedProcess[str]) -> Any:
-    import json
-
     return json.loads(done.stdout)
+
+
+def wait_for_end(pid: int) -> None:
+    """A kill takes effect a moment later; a zombie has ended."""
+    while True:
+        try:
+            if read_stat(pid).ended:
+                return
+        except ProcessGone:
+            return
+        time.sleep(0.01)
 
 
 def torch_program(place: Place, spawn: Spawn, *words: object) -> subprocess.Popen[bytes]:
@@ -204,18 +213,19 @@ def test_batches_queued_by_name_are_the_trees_while_it_lives_and_orphans_after(s
     place = Place(spawn)
     process = torch_program(place, spawn, "batches", "file_system", 4)
     assert process.stdout and process.stdin
-    said = process.stdout.readline()
-    assert said
-    while len(list(place.shm.glob("torch_*"))) < 5:
+    loader = json.loads(process.stdout.readline())["loader"]
+    # WHEN all are queued that may be, one of five is taken and mapped, and the loader has let go of the others
+    while len(waiting := by_name(orphans_of(place))) < 4:
+        assert process.poll() is None
         time.sleep(0.05)
     # THEN those that nobody maps or holds are said to have a living maker
-    waiting = by_name(orphans_of(place))
-    assert len(waiting) == 4
+    assert len(list(place.shm.glob("torch_*"))) == 5
     assert all(orphan.creator_alive for orphan in waiting.values())
     # WHEN loader, torch_shm_manager and program are killed
     process.stdin.write(b"\n")
     process.stdin.flush()
     process.wait()
+    wait_for_end(loader)
     # THEN all five stay, and nobody is left who made them
     left = by_name(orphans_of(place))
     assert len(left) == 5
