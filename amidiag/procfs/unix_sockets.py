@@ -161,9 +161,10 @@ def _name(value: bytes) -> str:
 def _from_text(pid: int, wanted: Collection[int]) -> dict[int, Socket]:
     found = {}
     for row in rows(pid, "unix"):
-        inode = int(row[6])
-        if inode not in wanted:
+        # The kernel writes paths as they are: one with a newline goes on in a line that is no row.
+        if len(row) < 7 or not row[6].isdecimal() or int(row[6]) not in wanted:
             continue
+        inode = int(row[6])
         connected, accepts = int(row[5], 16) == _SS_CONNECTED, int(row[3], 16) & _ACCEPTS
         kind = int(row[4], 16)
         state = LISTEN if accepts else "ESTABLISHED" if connected else None
