@@ -59,7 +59,7 @@ def remove(
     yield from again.kept.items()
     for one in again.removable:
         if isinstance(one.source, FileId):
-            yield one.orphan.name, _remove_file(directory, one.source, users)
+            yield one.orphan.name, remove_file(directory, one.source, users)
         else:
             yield one.orphan.name, _remove_sysv(one.source)
 
@@ -96,7 +96,11 @@ def _users(files: Iterator[FileId]) -> Users:
     return find_users({(file.device, file.inode): SHM_DIRECTORY + file.name for file in files})
 
 
-def _remove_file(directory: int, file: FileId, users: Users) -> str | None:
+def remove_file(directory: int, file: FileId, users: Users) -> str | None:
+    """Remove one file, unless it has changed, `users` has it, or the kernel says that somebody does.
+
+    Why it was kept; None where it is gone.
+    """
     if users.has((file.device, file.inode)):
         return _IN_USE
     try:
