@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json
+from amidiag.cli.door import CommandError, Json, envelope, out, print_json, stderr
 from amidiag.cli.options import Argument, Option
 from amidiag.cli.spans import seconds
 from amidiag.model import Envelope, ExitCode, ShmData
 
 if TYPE_CHECKING:
     from amidiag.cli.shm_look import Look
+    from amidiag.model import Orphan
 
 NAME = "shm"
 EXAMPLES = """\b
@@ -26,6 +28,8 @@ Examples:
   amidiag shm --reap           removes those that nobody can want any more, after asking
   amidiag shm 4711 --reap      the same in the /dev/shm that process 4711 sees, in a container say
 Only --reap writes: it removes nothing that a living process may use, and says what it kept and why.
+What no process is seen to have is opened for some microseconds, so that the kernel can say that
+nobody has it (a write lease); it is neither read nor written.
 Exit codes: 0 shown or removed, 2 usage, 3 cannot observe."""
 
 
@@ -90,31 +94,46 @@ def _reap(seen: Look, report: Envelope, *, yes: bool, any_name: bool, as_json: b
 
     assert isinstance(report.data, ShmData)
     assert seen.directory is not None
+    chosen = sort_out(seen.directory, seen.orphans.found, any_name=any_name)
+    orphans = [one.orphan for one in chosen.removable]
     if not as_json:
         _print(report)
-    chosen = sort_out(seen.directory, seen.orphans.found, any_name=any_name)
+        _print_plan(orphans, chosen.kept)
     kept, removed = dict(chosen.kept), []
-    if chosen.removable and (yes or _agrees([one.orphan.allocated for one in chosen.removable])):
+    if orphans and (yes or _agrees(orphans)):
         for name, reason in remove(seen.directory, chosen.removable, any_name=any_name):
             if reason is None:
                 removed.append(name)
             else:
                 kept[name] = reason
     else:
-        kept |= {one.orphan.name: "not confirmed" for one in chosen.removable}
+        kept |= {orphan.name: "not confirmed" for orphan in orphans}
     data = replace(report.data, removed=tuple(removed), kept=kept)
     if not as_json:
-        from amidiag.report.shm_table import reaped
-
-        for part in reaped(data):
-            out().print(part, soft_wrap=True)
+        _print_done(data, chosen.kept)
     return replace(report, data=data)
 
 
-def _agrees(sizes: list[int | None]) -> bool:
+def _print_plan(orphans: Sequence[Orphan], kept: Mapping[str, str]) -> None:
+    from amidiag.report.shm_table import plan
+
+    for line in plan(orphans, kept):
+        out().print(line, soft_wrap=True)
+
+
+def _print_done(data: ShmData, kept_before: Mapping[str, str]) -> None:
+    from amidiag.report.shm_table import reaped
+
+    for line in reaped(data, kept_before):
+        out().print(line, soft_wrap=True)
+
+
+def _agrees(orphans: Sequence[Orphan]) -> bool:
     from amidiag.report.words import count, size
 
-    held = size(sum(number or 0 for number in sizes))
-    err().print(f"Remove {count(len(sizes))} orphans, {held}? [y/N] ", end="")
+    held = size(sum(orphan.allocated or 0 for orphan in orphans))
+    number = f"{count(len(orphans))} orphan{'' if len(orphans) == 1 else 's'}"
+    # On standard error: standard output may be a file, or is for JSON.
+    stderr().write(f"Remove {number}, {held}? [y/N] ")
     # A line that ends without an answer (Ctrl-D) is a no.
     return os.read(sys.stdin.fileno(), 4096).strip().lower() in (b"y", b"yes")

@@ -7,7 +7,8 @@ other open of the inode (fcntl(2), F_SETLEASE; fs/locks.c, check_conflicting_ope
 its file open. It takes the owner of the file or CAP_LEASE, and a kernel and file system that know leases.
 
 What it does: the file is opened for reading, for some microseconds. Nothing is read or written. Whoever
-opens it in that moment waits until the lease is given back.
+opens it in that moment waits until the lease is given back; were amidiag stopped right then, as long as
+/proc/sys/fs/lease-break-time says at most.
 """
 
 from __future__ import annotations

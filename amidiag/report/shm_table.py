@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -101,7 +101,7 @@ def _orphans(orphans: Sequence[Orphan]) -> Iterator[RenderableType]:
     held = sum(orphan.allocated or 0 for orphan in orphans)
     kinds = Counter(orphan.kind for orphan in orphans)
     shares = ", ".join(f"{kind} {count(number)}" for kind, number in kinds.most_common())
-    text = Text(f"\n{count(len(orphans))} orphans that nobody maps or holds, {size(held)}", style="bold")
+    text = Text(f"\n{orphans_of(len(orphans))} that nobody maps or holds, {size(held)}", style="bold")
     text.append(f" ({shares})", style="not bold")
     yield text
     table = _table("allocated", "size", "orphan", "made by", "age", "")
@@ -135,20 +135,35 @@ def _more(left: Sequence[SegmentUse] | Sequence[Orphan], noun: str) -> Iterator[
         yield Text(f"… {count(len(left))} more {noun} ({size(held)}); --json has all", style="dim")
 
 
-def reaped(data: ShmData) -> Iterator[Text]:
-    """What `--reap` removed, and what it kept for which reason."""
+def plan(removable: Sequence[Orphan], kept: Mapping[str, str]) -> Iterator[Text]:
+    """What `--reap` would remove, by name, and what it keeps for which reason."""
+    for orphan in removable[:SHOWN]:
+        yield Text(f"removable: {orphan.name} ({size(orphan.allocated)})")
+    yield from _more(removable[SHOWN:], "removable")
+    yield from _kept(kept)
+
+
+def reaped(data: ShmData, kept_before: Mapping[str, str]) -> Iterator[Text]:
+    """What `--reap` removed, and what it kept beyond `kept_before`."""
     sizes = {orphan.name: orphan.allocated or 0 for orphan in data.orphans}
-    if data.removed:
-        freed = sum(sizes[name] for name in data.removed)
-        yield Text(f"removed {count(len(data.removed))} orphans, {size(freed)}", style="bold")
-    else:
-        yield Text("nothing removed", style="bold")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in data.kept.items():
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
-        more = f" and {count(len(names) - _NAMED)} more" if len(names) > _NAMED else ""
-        yield Text(f"kept {', '.join(names[:_NAMED])}{more}: {reason}", style="yellow")
+    freed = sum(sizes[name] for name in data.removed)
+    done = f"removed {orphans_of(len(data.removed))}, {size(freed)}" if data.removed else "nothing removed"
+    yield Text(done, style="bold")
+    yield from _kept({name: reason for name, reason in data.kept.items() if name not in kept_before})
+
+
+def _kept(kept: Mapping[str, str]) -> Iterator[Text]:
+    names: dict[str, list[str]] = {}
+    for name, reason in kept.items():
+        names.setdefault(reason, []).append(name)
+    for reason, same in names.items():
+        more = f" and {count(len(same) - _NAMED)} more" if len(same) > _NAMED else ""
+        yield Text(f"kept {', '.join(same[:_NAMED])}{more}: {reason}", style="yellow")
+
+
+def orphans_of(number: int) -> str:
+    """`1 orphan`, `625 orphans`."""
+    return f"{count(number)} orphan{'' if number == 1 else 's'}"
 
 
 def _table(*titles: str) -> Table:

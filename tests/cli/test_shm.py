@@ -148,7 +148,7 @@ def test_reap_removes_what_nobody_can_want_and_says_why_it_keeps_the_rest(place)
     assert set(kept) == {f"/dev/shm/{place.unknown}", f"/dev/shm/{place.living}"}
     assert place.left() == {place.unknown, place.living}
     shown = place.run("shm", "--reap", "--yes", "--any-name", "--older-than", "0s").stdout
-    assert "removed 1 orphans" in shown
+    assert "removed 1 orphan," in shown
     assert f"kept /dev/shm/{place.living}: its maker, PID {os.getpid()}, runs" in shown
     assert place.left() == {place.living}
 
@@ -185,7 +185,7 @@ def test_it_asks_on_a_terminal(place, answer, removes) -> None:
     said = b""
     while b"[y/N]" not in said:
         said += os.read(terminal, 4096)
-    assert b"Remove 1 orphan" in said
+    assert b"Remove 1 orphan, 8.0 KiB?" in said
     os.write(terminal, answer.encode())
     while True:
         try:
@@ -194,7 +194,8 @@ def test_it_asks_on_a_terminal(place, answer, removes) -> None:
             break
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert (b"removed 1 orphans" in said) is removes
+    assert f"removable: /dev/shm/{place.dead} (8.0 KiB)".encode() in said
+    assert (b"removed 1 orphan," in said) is removes
     assert (place.dead in place.left()) is not removes
 
 

@@ -230,3 +230,18 @@ def test_batches_queued_by_name_are_the_trees_while_it_lives_and_orphans_after(s
     left = by_name(orphans_of(place))
     assert len(left) == 5
     assert {(orphan.creator_alive, orphan.unfinished) for orphan in left.values()} == {(False, False)}
+
+
+def test_nothing_of_a_living_process_is_ever_taken_for_an_orphan(spawn: Spawn) -> None:
+    # GIVEN torch that makes, maps and unlinks segments as fast as it can
+    place = Place(spawn)
+    makers = [torch_program(place, spawn, "sharing", 1) for _ in range(2)]
+    while not any(place.shm.iterdir()):
+        assert all(maker.poll() is None for maker in makers)
+    # THEN no look finds an orphan among them, however young it may be
+    seen = 0
+    for _ in range(40):
+        seen += len(list(place.shm.iterdir()))
+        assert orphans_of(place).found == ()
+    assert seen
+    assert all(maker.poll() is None for maker in makers)

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from procfs_targets import Spawn
+from procfs_targets import PROGRAMS, Spawn
 from shm_places import Place, ended_pid
 
 from amidiag.procfs.shm_directory import list_files
@@ -210,6 +210,25 @@ def test_sysv_segments_go_once_their_maker_has_ended(spawn: Spawn) -> None:
     assert found == [f"sysv:{dead}", f"sysv:{living}"]
     assert removed == [[f"sysv:{dead}", None]]
     assert list(kept) == [f"sysv:{living}"]
+
+
+def test_a_user_who_is_not_root_reaps_what_is_his_own(spawn: Spawn) -> None:
+    # GIVEN a user who cannot look into other processes, with an orphan of his own and one of root's
+    place = Place(spawn)
+    own, foreign = f"torch_{ended_pid()}_1_0", place.put("psm_0123abcd").name
+    place.shm.chmod(0o1777)
+    done = subprocess.run(
+        place.inside(sys.executable, str(PROGRAMS / "reap_as.py"), "65534", own),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = json.loads(done.stdout)
+    # THEN the kernel makes him certain of his own, and of that alone
+    assert said["certain"] == {f"/dev/shm/{own}": True, f"/dev/shm/{foreign}": False}
+    assert said["done"] == {f"/dev/shm/{own}": None}
+    assert "run as root" in said["kept"][f"/dev/shm/{foreign}"]
+    assert names_in(place) == {foreign}
 
 
 def test_the_table_of_sysv_segments_is_read_here_too() -> None:
