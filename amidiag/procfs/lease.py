@@ -60,12 +60,15 @@ def lease(directory: int, file: FileId) -> Iterator[Lease]:
     try:
         answer = _ask(fd)
         # Once more, under the lease: the name may have gone to another file since.
-        if _is(os.fstat(fd), file) and _is(_named(directory, file.name), file):
-            yield Lease(answer, fd if answer == "nobody" else -1)
-        else:
-            yield Lease("changed")
+        if not (_is(os.fstat(fd), file) and _is(_named(directory, file.name), file)):
+            answer = "changed"
+        if answer == "nobody":
+            yield Lease(answer, fd)
+            return
     finally:
         os.close(fd)  # Gives the lease back too.
+    # Closed before: whoever now looks at all processes must not find this one.
+    yield Lease(answer)
 
 
 def _open(directory: int, file: FileId) -> int | Answer:

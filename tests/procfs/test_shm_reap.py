@@ -238,3 +238,35 @@ def test_the_table_of_sysv_segments_is_read_here_too() -> None:
     libc.shmctl(shmid, 0, None)
     assert (row.size, row.attached, row.creator, row.doomed) == (12345, 0, os.getpid(), False)
     assert not [row for row in read_sysv() if row.shmid == shmid]
+
+
+def test_where_the_kernel_does_not_answer_nothing_is_certain_unless_all_was_seen(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a file of another user, and amidiag without the right to ask for leases on it (CAP_LEASE)
+    place = Place(spawn)
+    path = place.put(f"torch_{ended_pid()}_1_0")
+    os.chown(path, 65534, 65534)
+    command = ["setpriv", "--bounding-set=-lease", "--inh-caps=-lease", sys.executable, "-m", "amidiag"]
+    done = subprocess.run(
+        place.inside(*command, "shm", "--reap", "--yes", "--older-than", "0s", "--json"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    data = json.loads(done.stdout)["data"]
+    ((_, reason),) = data["kept"].items() if data["kept"] else ((path.name, None),)
+    # THEN it goes only where every process was seen, which here and there PID 1 forbids even to root
+    assert data["orphans"][0]["certain"] is (reason is None)
+    assert path.exists() is (reason is not None)
+    # AND with every process seen, the look at all of them is what decides: forced, so that both are tried
+    again = place.put("psm_0123abcd")
+    monkeypatch.setattr("amidiag.procfs.lease._ask", lambda _: "unknown")
+    monkeypatch.setattr(Users, "sees_all", True)
+    fd = os.open(again, os.O_RDONLY)
+    with place.opened() as directory:
+        (file,) = [file for file in list_files(directory) if file.id.name == again.name]
+        assert "opened it" in (remove_file(directory, file.id, Users()) or "")
+        os.close(fd)
+        assert remove_file(directory, file.id, Users()) is None
+    assert not again.exists()
