@@ -54,7 +54,7 @@ def look(pid: int | None, *, tree: bool, older_than: float, needed: bool) -> Ite
         names = None if directory is None else tuple(orphan.name for orphan in orphans.orphans)
         if observation is None:
             use = TreeUse(None, None, replace(dev_shm(os.getpid()), orphans=names))
-            yield Look((), use, TreeSegments((), None, ()), orphans, directory, tuple(notes))
+            yield Look((), use, TreeSegments((), None, (), ()), orphans, directory, tuple(notes))
             return
         shown = len(observation.processes) if tree else 1
         segments = read_segments(_identities(observation)[:shown], directory)

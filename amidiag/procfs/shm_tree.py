@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from amidiag.model import Identity, SegmentUse
 from amidiag.procfs.creators import LivingProcesses, numbers_of
-from amidiag.procfs.errors import NoPermission, ProcessGone, gone, subject, who_may_read
+from amidiag.procfs.errors import NoPermission, ProcessGone, gone, who_may_read
 from amidiag.procfs.fds import scan
 from amidiag.procfs.file_types import DELETED
 from amidiag.procfs.identity import still
@@ -28,12 +28,13 @@ from amidiag.procfs.sysv import SysvSegment, read_sysv, same_ipc_namespace
 class TreeSegments:
     """The segments, most memory first.
 
-    `in_flight`: bytes that only FDs hold, or only a name; None where a process could not be read. `notes`:
-    what could not be seen, and who may see it.
+    `in_flight`: bytes that only FDs hold, or only a name; None where a process or a size could not be read.
+    `refused`: PIDs that this user may not read. `notes`: what else could not be seen, and who may see it.
     """
 
     segments: tuple[SegmentUse, ...]
     in_flight: int | None
+    refused: tuple[int, ...]
     notes: tuple[str, ...]
 
 
@@ -45,7 +46,7 @@ def read_segments(members: Sequence[tuple[Identity, str]], directory: int | None
     member that ends meanwhile is left out. Raises ProcessGone where the root has ended, ReaderExhausted.
     """
     notes: list[str] = []
-    holdings = _read_holdings(members, notes)
+    holdings, refused = _read_holdings(members)
     united = unite(holdings)
     waiting = {} if directory is None else _made_by(members, directory, united)
     users = find_users({key: segment.name for key, segment in (united | waiting).items()})
@@ -60,20 +61,20 @@ def read_segments(members: Sequence[tuple[Identity, str]], directory: int | None
     waiting = {key: segment for key, segment in waiting.items() if not users.has(key)}
     seen = {key: segment for key, segment in united.items() if users.has(key)}
     segments = _describe(seen | waiting, users, _sysv_of(members[0][0].pid, seen, notes))
-    return TreeSegments(segments, None if not holdings else _in_flight(segments), tuple(notes))
+    return TreeSegments(segments, None if refused else _in_flight(segments), refused, tuple(notes))
 
 
-def _read_holdings(members: Iterable[tuple[Identity, str]], notes: list[str]) -> list[Holding]:
-    holdings = []
+def _read_holdings(members: Iterable[tuple[Identity, str]]) -> tuple[list[Holding], tuple[int, ...]]:
+    """What each holds, and the PIDs of those that refuse."""
+    holdings, refused = [], []
     for identity, name in members:
         try:
             holdings.append(read_holding(scan(identity.pid, name, ends=False), name))
         except ProcessGone:
             continue
         except NoPermission:
-            who = who_may_read(identity.pid)
-            notes.append(f"segments of {subject(identity.pid, name)} cannot be read: {who}")
-    return holdings
+            refused.append(identity.pid)
+    return holdings, tuple(refused)
 
 
 def _made_by(

@@ -28,8 +28,13 @@ def shm_report(report: Envelope) -> Iterator[RenderableType]:
     if report.tree is not None:
         yield from _tree(report.tree, report.data, of_tree=bool(report.processes))
     if report.processes:
-        yield from _segments(report.data.segments)
-    yield from _orphans(report.data.orphans)
+        yield from _segments(report.data)
+    looked = (
+        report.tree is not None
+        and report.tree.dev_shm is not None
+        and report.tree.dev_shm.orphans is not None
+    )
+    yield from _orphans(report.data.orphans, looked=looked)
     for note in report.notes:
         yield Text(f"note: {note}", style="dim")
 
@@ -64,9 +69,11 @@ def _dev_shm(dev_shm: DevShm) -> Text:
     return Text(f"/dev/shm: {size(used)} of {size(whole)} used{share}", style=style)
 
 
-def _segments(segments: Sequence[SegmentUse]) -> Iterator[RenderableType]:
+def _segments(data: ShmData) -> Iterator[RenderableType]:
+    segments = data.segments
     if not segments:
-        yield Text("no shared memory segments")
+        # What could not be read is not "none"; the notes say who may read it.
+        yield Text("segments: not known" if data.in_flight is None else "no shared memory segments")
         return
     semaphores = [s for s in segments if s.name.startswith(SEMAPHORE)]
     others = [s for s in segments if not s.name.startswith(SEMAPHORE)]
@@ -94,9 +101,12 @@ def _segment_cells(segment: SegmentUse) -> tuple[str | Text, ...]:
     )
 
 
-def _orphans(orphans: Sequence[Orphan]) -> Iterator[RenderableType]:
+def _orphans(orphans: Sequence[Orphan], *, looked: bool) -> Iterator[RenderableType]:
+    if not looked:
+        yield Text("orphans in /dev/shm: not looked for")
     if not orphans:
-        yield Text("no orphans: no segment that nobody maps or holds")
+        if looked:
+            yield Text("no orphans: no segment that nobody maps or holds")
         return
     held = sum(orphan.allocated or 0 for orphan in orphans)
     kinds = Counter(orphan.kind for orphan in orphans)

@@ -112,3 +112,18 @@ def test_a_process_that_is_not_there() -> None:
     sleeper.wait()
     with pytest.raises(ProcessGone):
         read_segments([(identity, "sleep")])
+
+
+@pytest.mark.root
+def test_what_may_not_be_read_is_not_known_rather_than_none(start: Start) -> None:
+    # GIVEN a process of root, and a reader who is not
+    target = start("shared_memory")
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        seen = read_segments([(identify(target.pid), "python")])
+        honest = (seen.segments, seen.in_flight, seen.refused) == ((), None, (target.pid,))
+        os._exit(0 if honest else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -213,3 +213,16 @@ def test_nothing_heavy_is_imported(holder) -> None:
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.root
+def test_what_may_not_be_read_is_said(holder) -> None:
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    words = [*user, sys.executable, "-m", "amidiag", "shm", str(holder.pid)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    if done.returncode == 126 or "Permission denied" in done.stderr:
+        pytest.skip("this Python cannot be started by another user")
+    assert done.returncode == 0, done.stderr
+    assert "segments: not known" in done.stdout
+    assert "orphans in /dev/shm: not looked for" in done.stdout
+    assert "Run as root" in done.stdout
