@@ -128,5 +128,7 @@ class _Lister:
         if kind in ("shm", "memfd"):
             self._result.segments.append(segment_of(target, kind_of(target) or kind, answer))
             allocated = answer.st_blocks * 512
+        elif kind in ("regular", "deleted") and self._types.in_memory(answer):
+            allocated = answer.st_blocks * 512
         others.append(Opened(fd, kind, target, mode, key, allocated))
         return kind

@@ -43,6 +43,7 @@ class TypeAsker:
         self._directory = directory
         self._mounts: Mounts | None = None
         self._own_mounts: Mounts | None = None
+        self._in_memory: dict[int, bool] = {}
 
     def ask(self, fd: str, target: str) -> Answer | None:
         """The answer for an FD with the link `target`, a path; None if it was closed since the listing.
@@ -74,6 +75,13 @@ class TypeAsker:
         mount_id = number_in(text, b"mnt_id:")
         device = None if mount_id is None else self._table().device_of(mount_id)
         return device, number_in(text, b"\nino:")  # Since Linux 5.14.
+
+    def in_memory(self, answer: os.stat_result) -> bool:
+        """Whether a file that was asked lives on a tmpfs or the like, as the process sees it."""
+        known = self._in_memory.get(answer.st_dev)
+        if known is None:
+            known = self._in_memory[answer.st_dev] = self._table().in_memory(answer.st_dev)
+        return known
 
     def _table(self) -> Mounts:
         if self._mounts is None:

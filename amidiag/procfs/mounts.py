@@ -17,6 +17,7 @@ _IN_MEMORY = (
     "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rootfs", "securityfs", "sysfs", "tmpfs", "tracefs",
 )  # fmt: skip
 LOCAL = frozenset(_ON_DISK + _IN_MEMORY)
+_MEMORY = frozenset(("tmpfs", "ramfs", "hugetlbfs"))
 
 
 class Mounts:
@@ -45,6 +46,13 @@ class Mounts:
         """`st_dev` of the files on that mount, but for file systems with several (btrfs); None if not in the table."""
         major, _, minor = self._device_by_id.get(mount_id, "").partition(":")
         return os.makedev(int(major), int(minor)) if minor else None
+
+    def in_memory(self, device: int) -> bool:
+        """Whether files on that device (`st_dev`) live in memory and swap only: a tmpfs, say."""
+        name = f"{os.major(device)}:{os.minor(device)}"
+        return any(
+            self._type_by_id[mount_id] in _MEMORY for mount_id, of in self._device_by_id.items() if of == name
+        )
 
     def type_at(self, point: str) -> str | None:
         """Type of the topmost file system mounted at exactly that path."""

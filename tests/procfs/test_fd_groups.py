@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from procfs_targets import Spawn, Start
@@ -171,6 +172,24 @@ def test_files_that_belong_together(start: Start) -> None:
     assert target.said["odd"]
     for kind, what in target.said["odd"].values():
         assert (found[what].type, found[what].count) == (kind, 1)
+
+
+@pytest.mark.root
+def test_files_on_any_tmpfs_have_their_memory(spawn: Spawn, tmp_path: Path) -> None:
+    # GIVEN a program in its own mount namespace, with a tmpfs that is not /dev/shm
+    code = (
+        "import sys; f = open('held', 'wb'); f.write(bytes(40960)); f.flush()\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    shell = f'mount -t tmpfs none {tmp_path} && cd {tmp_path} && exec {sys.executable} -c "$0"'
+    target = spawn(
+        ["unshare", "--mount", "sh", "-c", shell, code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert target.stdout
+    assert target.stdout.readline() == b"ready\n"
+    # THEN its files are files, and what they take of the memory is said
+    (group,) = of(groups_of(target.pid), "regular", f"{tmp_path}/held")
+    assert group.bytes == 40960
 
 
 def test_no_fd_is_left_out(start: Start) -> None:
