@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from amidiag.model import FdGroup, PeerCounts
 from amidiag.procfs.errors import explain
@@ -28,8 +28,7 @@ Chosen = Callable[[str], bool]
 """Whether an FD belongs into the groups."""
 
 
-@dataclass(frozen=True, slots=True)
-class FarEnds:
+class FarEnds(NamedTuple):
     """By PID: who holds the other ends, by type (as `peers.PeerReport`, with sockets), and all FDs in groups."""
 
     peers: Mapping[int, Mapping[str, PeerCounts]]

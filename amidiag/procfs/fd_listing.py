@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from amidiag.procfs.errors import explain
@@ -31,7 +30,6 @@ class Opened(NamedTuple):
     allocated: int | None
 
 
-@dataclass(slots=True)
 class FdListing(FdScan):
     """What `FdScan` has, and the rest by name.
 
@@ -41,9 +39,13 @@ class FdListing(FdScan):
         others: all that is neither in `ends` nor in `sockets`.
     """
 
-    sockets: list[tuple[str, str]] = field(default_factory=list)
-    fifo_paths: dict[PipeKey, str] = field(default_factory=dict)
-    others: list[Opened] = field(default_factory=list)
+    __slots__ = ("fifo_paths", "others", "sockets")
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.sockets: list[tuple[str, str]] = []
+        self.fifo_paths: dict[PipeKey, str] = {}
+        self.others: list[Opened] = []
 
     def marks(self) -> Iterator[tuple[str, str]]:
         """Each FD with what tells it from another one that later has its number: FD, type and inode in one text.

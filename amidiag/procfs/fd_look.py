@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from amidiag.model import Identity, Observation, ProcessDetail, ProcessObservation, TreeUse
 from amidiag.procfs.errors import ProcessGone, gone
@@ -20,8 +21,7 @@ Marks = Mapping[Identity, frozenset[str]]
 """By process, each FD that was open at some moment, as `FdListing.marks` names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class FdLook:
+class FdLook(NamedTuple):
     """What was seen. `tree` is None where there are several; `listings` has every process of the trees."""
 
     processes: tuple[ProcessObservation, ...]

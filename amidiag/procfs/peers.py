@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from amidiag.model import PeerCounts
 from amidiag.procfs.errors import ProcessGone, explain
@@ -36,8 +36,7 @@ NOBODY: Place = ("nobody", 0)
 UNKNOWN: Place = ("unknown", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class PeerReport:
+class PeerReport(NamedTuple):
     """Peers by PID and type ("pipe"; "fifo" where there are any).
 
     `unreadable`: how many processes could not be looked at. `in_container`: processes outside of this
@@ -49,8 +48,7 @@ class PeerReport:
     in_container: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """How much of the machine was seen: see `PeerReport`. `all`: a process that was not found is not there."""
 
     unreadable: int

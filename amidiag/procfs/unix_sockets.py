@@ -6,7 +6,6 @@ import _socket  # `socket` costs 5 ms more at start-up, and none of what it adds
 import os
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from amidiag.procfs.sockets import LISTEN, Socket, rows
 
@@ -28,15 +27,20 @@ _SS_CONNECTED = 3
 _CLONE_NEWNET = 0x40000000
 
 
-@dataclass(slots=True)
 class _Entry:
-    """`peer`: inode of the other end, 0 where it has no file (closed, or not accepted yet), None without one."""
+    """`peer`: inode of the other end, 0 where it has no file (closed, or not accepted yet), None without one.
 
-    protocol: str
-    state: int
-    name: str
-    peer: int | None
-    waiting: tuple[int, ...]
+    `waiting`: of a listening one, the sockets that have connected and wait for accept(2).
+    """
+
+    __slots__ = ("name", "peer", "protocol", "state", "waiting")
+
+    def __init__(self, protocol: str, state: int) -> None:
+        self.protocol = protocol
+        self.state = state
+        self.name = ""
+        self.peer: int | None = None
+        self.waiting: tuple[int, ...] = ()
 
 
 def read_unix(pid: int, wanted: Collection[int]) -> dict[int, Socket]:
@@ -137,7 +141,7 @@ def _dump(channel: _socket.socket) -> dict[int, _Entry]:
 
 def _parse(data: bytes, at: int, end: int) -> tuple[int, _Entry]:
     _, kind, state, _, inode, _ = _MESSAGE.unpack_from(data, at)
-    entry = _Entry(_PROTOCOL.get(kind, f"unix-{kind}"), state, "", None, ())
+    entry = _Entry(_PROTOCOL.get(kind, f"unix-{kind}"), state)
     at += _MESSAGE.size
     while at < end:
         length, attribute = _ATTRIBUTE.unpack_from(data, at)
