@@ -41,6 +41,7 @@ def fd_report(report: Envelope, names: Mapping[str, str] | None = None) -> Itera
     data = report.data if isinstance(report.data, FdsData) else FdsData(())
     details = {detail.pid: detail for detail in data.processes}
     called = {**(names or {}), **{str(p.pid): p.role for p in report.processes if p.role != "other"}}
+    said: set[str] = set()
     for process in report.processes:
         yield heading(process)
         detail = details.get(process.pid)
@@ -49,7 +50,7 @@ def fd_report(report: Envelope, names: Mapping[str, str] | None = None) -> Itera
         elif process.fds.by_type is not None:
             yield from _by_type(process)
         if detail is not None:
-            yield from _around(process, detail)
+            yield from _around(process, detail, said)
     yield from findings(report.findings)
     for note in report.notes:
         yield Text(f"note: {note}", style="dim")
@@ -145,20 +146,29 @@ def _other_end(group: FdGroup, called: Mapping[str, str]) -> str:
     return text
 
 
-def _around(process: ProcessObservation, detail: ProcessDetail) -> Iterator[Text]:
-    """What bounds the process, in two lines, and its threads in one."""
+def _around(process: ProcessObservation, detail: ProcessDetail, said: set[str]) -> Iterator[Text]:
+    """What bounds the process, unless it was `said` of one before, and its threads in one line."""
     if detail.surroundings is not None:
-        yield from _bounds(detail.surroundings)
+        # Of the machine once: its figures change from one reading to the next.
+        lines = [_machine(detail.surroundings)] if not said else []
+        for line in (*lines, _bounds(detail.surroundings)):
+            if line and line not in said:
+                yield Text(line)
+            said.add(line)
     if detail.threads:
         yield _threads(detail.threads, process.threads)
 
 
-def _bounds(around: Surroundings) -> Iterator[Text]:
-    yield Text(
+def _machine(around: Surroundings) -> str:
+    return (
         f"host: {count(around.files_open)} FDs of {_limit(around.files_max)}, "
         f"at most {count(around.nr_open)} a process (fs.nr_open); "
         f"memory {size(around.memory_available)} free of {size(around.memory_total)}"
     )
+
+
+def _bounds(around: Surroundings) -> str:
+    """Its cgroup, its /dev/shm and its namespaces."""
     parts = []
     if around.cgroup is not None:
         group = around.cgroup
@@ -172,8 +182,7 @@ def _bounds(around: Surroundings) -> Iterator[Text]:
         parts.append(f"PID {around.namespace_pid} inside its namespace")
     if around.own_mount_namespace:
         parts.append("own mounts")
-    if parts:
-        yield Text("; ".join(parts))
+    return "; ".join(parts)
 
 
 def _limit(number: int | None) -> str:

@@ -175,6 +175,24 @@ def test_files_that_belong_together(start: Start) -> None:
 
 
 @pytest.mark.root
+def test_the_devices_of_an_accelerator_are_one_line(spawn: Spawn) -> None:
+    # GIVEN a /dev with devices of that name, which are /dev/null here
+    names = ("nvidia0", "nvidiactl", "nvidia-uvm", "null")
+    shell = "mount -t tmpfs none /dev; " + "; ".join(f"mknod /dev/{name} c 1 3" for name in names)
+    code = (
+        f"import sys; f = [open('/dev/' + n) for n in {names}]; print('ready', flush=True); sys.stdin.read()"
+    )
+    target = spawn(
+        ["unshare", "--mount", "sh", "-c", f'{shell}; exec {sys.executable} -c "$0"', code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert target.stdout
+    assert target.stdout.readline() == b"ready\n"
+    devices = {group.what: group.count for group in of(groups_of(target.pid), "device")}
+    assert devices == {"/dev/nvidia*": 3, "/dev/null": 1}
+
+
+@pytest.mark.root
 def test_files_on_any_tmpfs_have_their_memory(spawn: Spawn, tmp_path: Path) -> None:
     # GIVEN a program in its own mount namespace, with a tmpfs that is not /dev/shm
     code = (
