@@ -15,7 +15,7 @@ from typing import Literal
 
 from amidiag.model import CgroupMemory
 from amidiag.procfs.errors import ReaderExhausted, explain
-from amidiag.procfs.mount_table import Mount, leads_to_local, read_mount_table
+from amidiag.procfs.mount_table import Mount, leads_to_local, mount_at, read_mount_table
 from amidiag.procfs.processes import read_file
 
 Version = Literal[1, 2]
@@ -43,10 +43,11 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A mounted hierarchy: its mount table, and what to put before a path of that table to walk it."""
+    """A mount table, what to put before a path of it to walk that, and the mount that amidiag itself runs from."""
 
     prefix: str
     table: Sequence[Mount]
+    own_root: Mount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,11 @@ def cgroup_memory(pid: int, name: str | None = None) -> CgroupMemory | None:
     membership = parse_membership(read_file(pid, "cgroup", "the cgroup", name))
     if membership is None:
         return None
+    own_table = read_mount_table(os.getpid())
+    own_root = mount_at("/", own_table)
     places = [
-        Place("", read_mount_table(os.getpid())),
-        Place(f"/proc/{pid}/root", read_mount_table(pid, name)),
+        Place("", own_table, own_root),
+        Place(f"/proc/{pid}/root", read_mount_table(pid, name), own_root),
     ]
     return read_memory(membership, places)
 
@@ -138,7 +141,7 @@ def _mounted(version: Version, path: str, place: Place) -> tuple[str, str] | Non
             continue
         if below == "/.." or below.startswith("/../"):
             continue  # Outside of what is mounted here.
-        if leads_to_local(mount.point, place.table):
+        if leads_to_local(mount.point, place.table, place.own_root):
             return place.prefix + mount.point, below
     return None
 

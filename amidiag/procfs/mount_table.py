@@ -59,10 +59,18 @@ def mount_at(path: str, table: Sequence[Mount]) -> Mount | None:
     return None
 
 
-def leads_to_local(path: str, table: Sequence[Mount]) -> bool:
-    """Whether a walk along that path can never block: every file system on the way is this kernel's own."""
+def leads_to_local(path: str, table: Sequence[Mount], own_root: Mount | None = None) -> bool:
+    """Whether a walk along that path can never block: every file system on the way is this kernel's own.
+
+    `own_root` is the mount that amidiag itself runs from, which diskless machines have on NFS: to depend
+    on it is nothing new.
+    """
     mounts = [mount_at(part, table) for part in _upwards(path)]
-    return all(mount is not None and mount.fs_type in LOCAL for mount in mounts)
+    return all(
+        mount is not None
+        and (mount.fs_type in LOCAL or (own_root is not None and mount.number == own_root.number))
+        for mount in mounts
+    )
 
 
 def _upwards(path: str) -> list[str]:

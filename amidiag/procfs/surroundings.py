@@ -35,7 +35,7 @@ def surroundings(pid: int, name: str | None = None) -> Surroundings:
         memory_total=total,
         memory_available=available,
         cgroup=cgroup_memory(pid, name),
-        dev_shm=_dev_shm(pid, name, table),
+        dev_shm=_dev_shm(pid, name, table, mount_at("/", own_table)),
         dev_shm_mount=_described(mount_at("/dev/shm", table)),
         namespace_pid=numbers[-1] if len(numbers) > 1 else None,
         own_mount_namespace=_is_foreign(table, own_table),
@@ -59,15 +59,15 @@ def _file_nr() -> tuple[int | None, int | None]:
 def _memory(own_table: Sequence[Mount]) -> tuple[int | None, int | None]:
     """MemTotal and MemAvailable, bytes."""
     # Where lxcfs lies over it (FUSE), a dead daemon would block this for ever.
-    if not leads_to_local(_MEMINFO, own_table):
+    if not leads_to_local(_MEMINFO, own_table, mount_at("/", own_table)):
         return None, None
     lines = dict(line.partition(b":")[::2] for line in _content(_MEMINFO).splitlines())
     total, available = _number(lines.get(b"MemTotal", b"")), _number(lines.get(b"MemAvailable", b""))
     return None if total is None else total * 1024, None if available is None else available * 1024
 
 
-def _dev_shm(pid: int, name: str | None, table: Sequence[Mount]) -> DevShm | None:
-    if not leads_to_local("/dev/shm", table):
+def _dev_shm(pid: int, name: str | None, table: Sequence[Mount], own_root: Mount | None) -> DevShm | None:
+    if not leads_to_local("/dev/shm", table, own_root):
         return None
     try:
         return dev_shm(pid, name)

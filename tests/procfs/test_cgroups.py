@@ -219,6 +219,10 @@ def test_paths_in_a_mount_table() -> None:
     assert leads_to_local("/proc/meminfo", table)
     over = b"40 22 0:40 / /proc/meminfo rw - fuse.lxcfs lxcfs rw\n"
     assert not leads_to_local("/proc/meminfo", parse_mount_table(ROOT.encode() + over))
+    # The mount that the reader itself runs from is trusted, whatever it is, and no other.
+    diskless = parse_mount_table(ROOT.replace("ext4", "nfs4").encode())
+    assert leads_to_local("/dev/shm", diskless, mount_at("/", diskless))
+    assert not leads_to_local("/dev/shm", diskless, parse_mount_table(over)[0])
     assert mount_at("/x", []) is None
     assert not leads_to_local("/x", [])
 
