@@ -21,8 +21,9 @@ _MANAGER = "torch_shm_manag"
 class LivingProcesses:
     """All visible processes at one instant, by every PID that they have in any namespace.
 
-    A name holds the PID that its creator saw of itself. In which namespace that was is not known, so a
-    number counts as alive where any process has it in any of its namespaces (NSpid, proc_pid_status(5)).
+    A name holds the PID that its creator saw of itself. In which namespace that was is not known, so any
+    process counts that has the number in one of its namespaces (NSpid, proc_pid_status(5)) and sees the
+    same `/dev/shm`: in every container somebody is PID 1.
 
     Raises ReaderExhausted, NotLinux.
     """
@@ -30,31 +31,35 @@ class LivingProcesses:
     def __init__(self) -> None:
         boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         ticks = os.sysconf("SC_CLK_TCK")
-        self._started: dict[int, float] = {}
+        self._by_number: dict[int, list[tuple[Identity, float]]] = {}
         self._managers: list[tuple[Identity, float]] = []
         for stat in snapshot().values():
             if stat.ended or stat.kernel_thread:
                 continue
-            started = boot + stat.start_ticks / ticks
+            process = identity_of(stat), boot + stat.start_ticks / ticks
             if stat.name == _MANAGER:
-                self._managers.append((identity_of(stat), started))
-            for pid in numbers_of(stat.pid):
-                self._started[pid] = min(started, self._started.get(pid, started))
+                self._managers.append(process)
+            for number in numbers_of(stat.pid):
+                self._by_number.setdefault(number, []).append(process)
         # A process that hidepid hides is not there at all (proc(5)); PID 1 belongs to root.
         self._shows_root = os.path.exists("/proc/1/stat")
         # In a container, those outside are not shown either.
         in_container = os.readlink("/proc/self/ns/pid") != INITIAL_PID_NAMESPACE
         self._complete = self._shows_root and not in_container
 
-    def is_alive(self, creator: int, made_at: float | None, *, in_view: bool = False) -> bool | None:
+    def is_alive(
+        self, creator: int, made_at: float | None, *, device: int | None = None, in_view: bool = False
+    ) -> bool | None:
         """Whether the process that had PID `creator` at `made_at` (wall clock) runs; None if it may be hidden.
 
-        A process that started later has only inherited the number. `in_view`: the PID is known to be one of
-        the reader's own namespace, so that a container around it hides nothing.
+        A process that started later has only inherited the number. `device`: that of the `/dev/shm` in
+        question, None where there is none. `in_view`: the PID is known to be one of the reader's own
+        namespace, so that a container around it hides nothing.
         """
-        started = self._started.get(creator)
-        if started is not None and (made_at is None or started <= made_at + _SLACK):
-            return True
+        for process, started in self._by_number.get(creator, ()):
+            old_enough = made_at is None or started <= made_at + _SLACK
+            if old_enough and (device is None or _may_see(process, device)):
+                return True
         return False if self._complete or (in_view and self._shows_root) else None
 
     def manager_of(self, device: int, made_at: float) -> int | None:

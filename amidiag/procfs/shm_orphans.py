@@ -126,7 +126,9 @@ class _Search:
     def _orphan(self, file: ShmFile, *, certain: bool) -> Orphan:
         name = file.id.name
         creator = creator_in(name)
-        alive = None if creator is None else self._living.is_alive(creator, file.changed_at)
+        alive = None
+        if creator is not None:
+            alive = self._living.is_alive(creator, file.changed_at, device=file.id.device)
         return Orphan(
             name=SHM_DIRECTORY + name,
             kind="semaphore" if name.startswith(SEMAPHORE) else kind_of(SHM_DIRECTORY + name) or "posix",

@@ -74,7 +74,7 @@ def _why_keep(one: FoundOrphan, living: LivingProcesses, device: int, *, any_nam
         return "no known program gives such names, it may be anybody's file: --any-name takes it too"
     made_at = source.changed / 1e9
     if orphan.creator is not None:
-        alive = living.is_alive(orphan.creator, made_at)
+        alive = living.is_alive(orphan.creator, made_at, device=device)
         if alive:
             return f"its maker, PID {orphan.creator}, runs and may have it queued (file_system strategy)"
         # Nobody has finished it, so nobody was given its name.

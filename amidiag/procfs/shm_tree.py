@@ -123,7 +123,9 @@ def _describe(
                 held_by=tuple(users.held_by.get(key, ())),
                 in_flight=key not in users.mapped_by,
                 creator=creator,
-                creator_alive=None if creator is None else living.is_alive(creator, made_at),
+                creator_alive=None
+                if creator is None
+                else living.is_alive(creator, made_at, device=None if row else segment.device),
                 age=None if made_at is None else max(0.0, now - made_at),
             )
         )

@@ -46,8 +46,8 @@ class Place:
     def __init__(self) -> None:
         gone = subprocess.Popen(["true"])
         gone.wait()
-        self.dead, self.unknown, self.living = f"torch_{gone.pid}_1_0", "data.bin", f"torch_{os.getpid()}_1_0"
-        names = f"{self.dead} {self.unknown} {self.living}"
+        self.dead, self.unknown = f"torch_{gone.pid}_1_0", "data.bin"
+        names = f"{self.dead} {self.unknown} torch_$$_1_0"
         script = (
             "mount -t tmpfs none /dev/shm && cd /dev/shm && "
             f"for name in {names}; do head -c 8192 /dev/zero > $name; done; echo ready; exec cat"
@@ -58,6 +58,7 @@ class Place:
         assert self.keeper.stdout is not None
         assert self.keeper.stdout.readline() == b"ready\n"
         self.pid = str(self.keeper.pid)
+        self.living = f"torch_{self.pid}_1_0"
 
     def inside(self, *words: str) -> list[str]:
         return ["nsenter", "--target", self.pid, "--mount", "--ipc", AMIDIAG, *words]
@@ -149,7 +150,7 @@ def test_reap_removes_what_nobody_can_want_and_says_why_it_keeps_the_rest(place)
     assert place.left() == {place.unknown, place.living}
     shown = place.run("shm", "--reap", "--yes", "--any-name", "--older-than", "0s").stdout
     assert "removed 1 orphan," in shown
-    assert f"kept /dev/shm/{place.living}: its maker, PID {os.getpid()}, runs" in shown
+    assert f"kept /dev/shm/{place.living}: its maker, PID {place.pid}, runs" in shown
     assert place.left() == {place.living}
 
 

@@ -39,10 +39,11 @@ def by_name(report: OrphanReport) -> dict[str, Orphan]:
 def test_what_nobody_has_is_told_with_size_age_and_maker(spawn: Spawn) -> None:
     # GIVEN segments of a process that has ended: one whole, one of the create window, a semaphore; one of a living
     place, dead = Place(spawn), ended_pid()
+    living = place.pid
     place.put(f"torch_{dead}_1_0", 3 * MIB)
     place.put(f"torch_{dead}_2_0", 64 * MIB, finished=False)
     place.put("sem.mp-abcdefgh", 32)
-    place.put(f"torch_{os.getpid()}_3_0")
+    place.put(f"torch_{living}_3_0")
     # WHEN they are looked for
     found = by_name(orphans_of(place))
     # THEN all are there, certain, as nobody at all has them open
@@ -54,14 +55,16 @@ def test_what_nobody_has_is_told_with_size_age_and_maker(spawn: Spawn) -> None:
     assert (begun.size, begun.allocated, begun.unfinished) == (64 * MIB, 0, True)
     semaphore = found["sem.mp-abcdefgh"]
     assert (semaphore.kind, semaphore.creator, semaphore.creator_alive) == ("semaphore", None, None)
-    assert found[f"torch_{os.getpid()}_3_0"].creator_alive is True
+    assert found[f"torch_{living}_3_0"].creator_alive is True
 
 
 def test_a_process_that_only_inherited_the_pid_is_not_the_maker(spawn: Spawn) -> None:
     place = Place(spawn)
-    young = spawn(["sleep", "60"])
-    path = place.put(f"torch_{young.pid}_1_0")
+    path = place.put(f"torch_{place.pid}_1_0")
     assert by_name(orphans_of(place))[path.name].creator_alive is True
+    # GIVEN a process of the right number that does not see this /dev/shm, as PID 1 of another container
+    path = place.put(f"torch_{os.getpid()}_1_0")
+    assert by_name(orphans_of(place))[path.name].creator_alive is False
     # GIVEN a file from before that process was born, which only a clock that is set back can make here
     future = spawn(["sleep", "60"])
     living = LivingProcesses()
@@ -235,13 +238,47 @@ def test_batches_queued_by_name_are_the_trees_while_it_lives_and_orphans_after(s
 def test_nothing_of_a_living_process_is_ever_taken_for_an_orphan(spawn: Spawn) -> None:
     # GIVEN torch that makes, maps and unlinks segments as fast as it can
     place = Place(spawn)
-    makers = [torch_program(place, spawn, "sharing", 1) for _ in range(2)]
-    while not any(place.shm.iterdir()):
-        assert all(maker.poll() is None for maker in makers)
+    makers = [torch_program(place, spawn, "sharing", 16) for _ in range(2)]
     # THEN no look finds an orphan among them, however young it may be
     seen = 0
-    for _ in range(40):
+    while seen < 10:
         seen += len(list(place.shm.iterdir()))
         assert orphans_of(place).found == ()
-    assert seen
-    assert all(maker.poll() is None for maker in makers)
+        assert all(maker.poll() is None for maker in makers)
+
+
+def test_a_maker_is_known_by_the_pid_that_it_has_inside_of_its_container(spawn: Spawn) -> None:
+    # GIVEN a process of another PID namespace that has made a file with the PID that it sees of itself
+    script = (
+        "mount -t tmpfs none /dev/shm && exec unshare --pid --fork sh -c '"
+        "head -c 4096 /dev/zero > /dev/shm/torch_$$_1_0; echo ready; read line; exit 0'; "
+    )
+    outer = spawn(["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert outer.stdout and outer.stdin and outer.stdout.readline() == b"ready\n"
+    # It is PID 1 there, as is another process here.
+    with open_shm(identify(outer.pid)) as directory:
+        (found,) = find_orphans(directory, sysv=False, older_than=0).orphans
+        assert (found.name, found.creator, found.creator_alive) == ("/dev/shm/torch_1_1_0", 1, True)
+
+
+def test_the_number_of_a_maker_is_looked_for_in_every_namespace(spawn: Spawn) -> None:
+    # GIVEN a process whose PID inside of its namespace is far above any that lives here
+    code = (
+        "import os, sys; top = int(open('/proc/sys/kernel/pid_max').read())\n"
+        "open('/proc/sys/kernel/ns_last_pid', 'w').write(str(top - 20))\n"
+        "child = os.fork()\n"
+        "if child: print(child, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    outer = spawn(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert outer.stdout and outer.stdin
+    inner = int(outer.stdout.readline())
+    assert LivingProcesses().is_alive(inner, time.time()) is True
+    outer.stdin.close()
+    outer.stdin = None
+    outer.wait()
+    assert LivingProcesses().is_alive(inner, time.time()) is False

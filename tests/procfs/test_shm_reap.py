@@ -53,10 +53,10 @@ def test_orphans_of_the_dead_are_removed(spawn: Spawn) -> None:
 
 def test_what_a_living_process_made_is_kept(spawn: Spawn) -> None:
     place = Place(spawn)
-    name = f"torch_{os.getpid()}_1_0"
+    name = f"torch_{place.pid}_1_0"
     place.put(name)
     done = reap(place)
-    assert f"its maker, PID {os.getpid()}, runs" in (done[name] or "")
+    assert f"its maker, PID {place.pid}, runs" in (done[name] or "")
     assert names_in(place) == {name}
 
 
