@@ -186,8 +186,14 @@ def dev_shm(pid: int, name: str | None = None) -> DevShm:
     if fs_type not in LOCAL:
         return DevShm(size=None, used=None)
     try:
-        answer = os.statvfs(f"/proc/{pid}/root/dev/shm")
-    except FileNotFoundError:
+        # Never through a link: an absolute one below another root would lead into ours.
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        directory = os.open(f"/proc/{pid}/root/dev/shm", flags)
+        try:
+            answer = os.fstatvfs(directory)
+        finally:
+            os.close(directory)
+    except (FileNotFoundError, NotADirectoryError):
         return DevShm(size=None, used=None)  # A root directory without it (or ended: identity tells).
     except OSError as error:
         raise explain(error, pid, name, "/dev/shm") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from procfs_targets import Spawn, run_program
 
+from amidiag.model import DevShm
 from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.identity import identify
 from amidiag.procfs.shm import dev_shm
@@ -84,6 +85,21 @@ def test_a_root_directory_without_dev_shm(spawn: Spawn, tmp_path: Path) -> None:
     # THEN of what file system its directory is nobody knows without asking it: nothing is claimed
     assert (found.dev_shm, found.dev_shm_mount) == (None, None)
     assert not found.own_mount_namespace
+
+
+@pytest.mark.root
+def test_a_link_below_another_root_does_not_lead_into_ours(spawn: Spawn, tmp_path: Path) -> None:
+    # GIVEN a process in a tmpfs of its own, where /dev/shm is a link to a directory that only the reader has
+    setup = (
+        f"mount -t tmpfs x {tmp_path} && mkdir {tmp_path}/dev && ln -s {tmp_path.parent} {tmp_path}/dev/shm"
+    )
+    code = f"import os; os.chroot({str(tmp_path)!r}); os.write(1, b'ready\\n'); os.read(0, 1)"
+    command = ["unshare", "-m", "sh", "-c", f'{setup} && exec "$@"', "sh", sys.executable, "-c", code]
+    pid = ready(spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    found = surroundings(pid)
+    # THEN of the reader's own nothing is said to be the target's
+    assert found.dev_shm == DevShm(size=None, used=None)
+    assert found.dev_shm_mount == "tmpfs at /: rw, relatime"
 
 
 @pytest.mark.root
