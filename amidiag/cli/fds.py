@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from amidiag.model import Envelope, Identity
     from amidiag.procfs.fd_look import FdLook
     from amidiag.procfs.fd_mark import FdMark
+    from amidiag.procfs.select import Speaks
 
 NAME = "fds"
 EXAMPLES = """\b
@@ -53,7 +54,7 @@ def command(
     from amidiag.procfs.fd_look import look
 
     reader = StatusReader()
-    targets = _targets(pids or [], name)
+    targets = _targets(pids or [], name, reader)
     mark = None if since is None else _read_mark(since, targets)
     seen = look(
         targets,
@@ -86,7 +87,7 @@ def command(
     return code
 
 
-def _targets(pids: list[int], name: str | None) -> list[Identity]:
+def _targets(pids: list[int], name: str | None, speaks: Speaks) -> list[Identity]:
     """The processes that are meant. Raises CommandError where there is none."""
     from amidiag.procfs.identity import identify
 
@@ -96,7 +97,7 @@ def _targets(pids: list[int], name: str | None) -> list[Identity]:
     from amidiag.procfs.select import ami_workers, by_name
 
     if name is None:
-        found, missing = ami_workers(), "no AMI worker runs on this host: give a PID, or --name PATTERN"
+        found, missing = ami_workers(speaks), "no AMI worker runs on this host: give a PID, or --name PATTERN"
     else:
         try:
             found = by_name(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket  # `socket` costs 5 ms more at start-up, and none of what it adds is needed.
+import errno
 import os
 import struct
 from collections.abc import Collection
@@ -49,16 +50,29 @@ def read_unix(pid: int, wanted: Collection[int]) -> dict[int, Socket]:
     Where that is not the reader's and the reader may not enter it, the other ends stay unknown.
     Raises OSError where the reader has no free FD.
     """
-    channel = _channel(pid)
-    if channel is None:
+    entries = _ask(pid)
+    if entries is None:
         return _from_text(pid, wanted)
-    try:
-        entries = _dump(channel)
-    finally:
-        channel.close()
     # Clients that wait for accept(2), by the listening socket that has them in its queue.
     queued = {client: inode for inode, entry in entries.items() for client in entry.waiting}
     return {inode: _socket_of(inode, entries, queued) for inode in wanted if inode in entries}
+
+
+def _ask(pid: int) -> dict[int, _Entry] | None:
+    """What sock_diag says; None where it cannot be asked there."""
+    try:
+        channel = _channel(pid)
+        if channel is None:
+            return None
+        try:
+            return _dump(channel)
+        finally:
+            channel.close()
+    except OSError as error:
+        # Else the kernel has it not (a module that is not there, gVisor), or forbids it.
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return None
 
 
 def _socket_of(inode: int, entries: dict[int, _Entry], queued: dict[int, int]) -> Socket:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -138,12 +140,23 @@ def test_in_another_network_namespace(spawn: Spawn) -> None:
     assert read_sockets([os.getpid()], {inodes["client"]}) == {}
 
 
-def test_without_sock_diag(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    # GIVEN a network namespace that this user may not enter
+def no_channel(pid: int) -> None:
+    """A network namespace that this user may not enter."""
+
+
+def no_diag(channel: object) -> None:
+    raise OSError(errno.ENOENT, "unix_diag is not loaded")
+
+
+@pytest.mark.parametrize(("part", "instead"), [("_channel", no_channel), ("_dump", no_diag)])
+def test_without_sock_diag(
+    start: Start, monkeypatch: pytest.MonkeyPatch, part: str, instead: Callable[..., None]
+) -> None:
+    # GIVEN a network namespace that this user may not enter, or a kernel without sock_diag of unix sockets
     target = start("sockets")
     inodes = target.said["inodes"]
     full = by_name(target.pid, inodes)
-    monkeypatch.setattr(unix_sockets, "_channel", lambda pid: None)
+    monkeypatch.setattr(unix_sockets, part, instead)
     sockets = by_name(target.pid, inodes)
     # THEN unix sockets are still what they are, and their other ends are unknown, never nobody's
     assert sockets.keys() == full.keys()
