@@ -120,14 +120,20 @@ def _channel_inside(namespace: int) -> _socket.socket | None:
     import threading
 
     made: list[_socket.socket] = []
+    failed: list[OSError] = []
 
     def visit() -> None:
         if ctypes.CDLL(None).setns(namespace, _CLONE_NEWNET) == 0:
-            made.append(_make_channel())
+            try:
+                made.append(_make_channel())
+            except OSError as error:
+                failed.append(error)
 
     visitor = threading.Thread(target=visit)
     visitor.start()
     visitor.join()
+    if failed:
+        raise failed[0]
     return made[0] if made else None
 
 
