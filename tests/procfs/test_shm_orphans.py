@@ -238,10 +238,10 @@ def test_batches_queued_by_name_are_the_trees_while_it_lives_and_orphans_after(s
 def test_nothing_of_a_living_process_is_ever_taken_for_an_orphan(spawn: Spawn) -> None:
     # GIVEN torch that makes, maps and unlinks segments as fast as it can
     place = Place(spawn)
-    makers = [torch_program(place, spawn, "sharing", 16) for _ in range(2)]
+    makers = [torch_program(place, spawn, "sharing", 128) for _ in range(2)]
     # THEN no look finds an orphan among them, however young it may be
     seen = 0
-    while seen < 10:
+    while seen < 3:
         seen += len(list(place.shm.iterdir()))
         assert orphans_of(place).found == ()
         assert all(maker.poll() is None for maker in makers)
