@@ -49,7 +49,8 @@ def look(pid: int | None, *, tree: bool, older_than: float, needed: bool) -> Ite
             notes.append(str(error))
         sysv = root is None or same_ipc_namespace(root.pid)
         if not sysv:
-            notes.append("orphaned SysV segments of its own IPC namespace are not looked for.")
+            way = f"`nsenter --target {pid} --ipc amidiag shm` looks there, as root."
+            notes.append(f"orphaned SysV segments of its IPC namespace are not looked for: {way}")
         orphans = find_orphans(directory, sysv=sysv, older_than=older_than)
         names = None if directory is None else tuple(orphan.name for orphan in orphans.orphans)
         if observation is None:
