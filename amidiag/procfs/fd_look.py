@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from amidiag.model import Identity, Observation, ProcessDetail, ProcessObservation, TreeUse
 from amidiag.procfs.errors import ProcessGone, gone
-from amidiag.procfs.far_ends import Chosen, FarEnds, find_far_ends
-from amidiag.procfs.fd_listing import FdListing, list_all
-from amidiag.procfs.fds import FdScan
 from amidiag.procfs.observe import StatusReader, observe_tree
 from amidiag.procfs.processes import read_stat
-from amidiag.procfs.surroundings import surroundings
-from amidiag.procfs.threads import threads
+
+# The rest is imported where it is needed: counting by type takes none of it.
+if TYPE_CHECKING:
+    from amidiag.model import Surroundings, ThreadGroup
+    from amidiag.procfs.far_ends import Chosen, FarEnds
+    from amidiag.procfs.fd_listing import FdListing
+    from amidiag.procfs.fds import FdScan
 
 Marks = Mapping[Identity, frozenset[str]]
 """By process, each FD that was open at some moment, as `FdListing.marks` names it."""
@@ -98,6 +100,8 @@ class _Keeper:
         self.listings: dict[int, FdListing] = {}
 
     def scan(self, pid: int, name: str | None) -> FdScan:
+        from amidiag.procfs.fd_listing import list_all
+
         self.listings[pid] = found = list_all(pid, name)
         return found
 
@@ -134,6 +138,8 @@ def _observe(
 
 
 def _far_ends(observations: Iterable[Observation], keeper: _Keeper, before: Marks | None) -> FarEnds:
+    from amidiag.procfs.far_ends import find_far_ends
+
     trees: list[list[FdListing]] = []
     chosen: dict[int, Chosen] = {}
     for observation in observations:
@@ -150,10 +156,9 @@ def _far_ends(observations: Iterable[Observation], keeper: _Keeper, before: Mark
 
 def _detail(process: ProcessObservation, ends: FarEnds | None, notes: list[str]) -> ProcessDetail | None:
     """None, with a note, where the process has ended: what was read by its PID meanwhile may be another's."""
-    pid, name = process.pid, process.name
+    pid = process.pid
     try:
-        around = None if ends is None else surroundings(pid, name)
-        groups_of_threads = None if ends is None else threads(pid, name)
+        read = (None, None) if ends is None else _around(pid, process.name)
         # Last, so that it vouches for all that was read by PID before.
         stat = read_stat(pid)
     except ProcessGone:
@@ -161,8 +166,14 @@ def _detail(process: ProcessObservation, ends: FarEnds | None, notes: list[str])
     if stat is None or stat.ended or stat.start_ticks != process.start_ticks:
         notes.append(f"ended while its FDs were read, left out: PID {pid}.")
         return None
-    groups = None if ends is None else ends.groups.get(pid)
-    return ProcessDetail(pid, stat.state, groups, groups_of_threads, around)
+    return ProcessDetail(pid, stat.state, None if ends is None else ends.groups.get(pid), *read)
+
+
+def _around(pid: int, name: str) -> tuple[tuple[ThreadGroup, ...], Surroundings]:
+    from amidiag.procfs.surroundings import surroundings
+    from amidiag.procfs.threads import threads
+
+    return threads(pid, name), surroundings(pid, name)
 
 
 def _with_peers(process: ProcessObservation, ends: FarEnds | None) -> ProcessObservation:

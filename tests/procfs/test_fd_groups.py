@@ -17,6 +17,7 @@ import pytest
 from procfs_targets import Spawn, Start
 
 from amidiag.model import FdGroup, PeerCounts
+from amidiag.procfs import peers
 from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.fd_look import look
 from amidiag.procfs.identity import identify
@@ -314,6 +315,15 @@ def test_only_what_is_new(start: Start) -> None:
     (new,) = seen.details[0].groups or ()
     assert (new.type, new.count) == ("pipe", 2)
     assert (seen.processes[0].fds.peers or {})["pipe"].nobody == 10
+
+
+def test_without_the_count_of_linux_6_2(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = start("pipe_ends", "twins", 30)
+    pid = target.said["child"]
+    full = groups_of(pid)
+    monkeypatch.setattr(peers, "size_is_count", lambda: False)
+    assert groups_of(pid) == full
+    assert by_peer(full, "pipe")["other"].peer_processes == {str(target.pid): 30, str(os.getpid()): 2}
 
 
 def test_without_peers_only_types_are_counted(start: Start) -> None:
