@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ for _ in range(children):
     if pid == 0:
         break
 kept = fill(each)
-print(os.getpid(), flush=True)
+os.write(1, b"%d\\n" % os.getpid())  # In one piece: the others write into the same pipe.
 time.sleep(3600)
 """
 
@@ -42,16 +43,20 @@ time.sleep(3600)
 @contextlib.contextmanager
 def tree(each: int, children: int = 0) -> Iterator[list[int]]:
     """PIDs of a process and its children, the root first, each with about `each` open FDs; then ended."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _TREE, str(each), str(children)], stdout=subprocess.PIPE, text=True
-    ) as root:
-        assert root.stdout is not None
+    root = subprocess.Popen(
+        [sys.executable, "-c", _TREE, str(each), str(children)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert root.stdout is not None
+    try:
         ready = {int(root.stdout.readline()) for _ in range(children + 1)}
-        try:
-            yield [root.pid, *sorted(ready - {root.pid})]
-        finally:
-            for pid in ready:
-                os.kill(pid, 9)
+        yield [root.pid, *sorted(ready - {root.pid})]
+    finally:
+        os.killpg(root.pid, signal.SIGKILL)
+        root.stdout.close()
+        root.wait()
 
 
 @contextlib.contextmanager

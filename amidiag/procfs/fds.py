@@ -7,7 +7,7 @@ pipe an `lstat` for its open mode, a file its mode and first the proof that aski
 from __future__ import annotations
 
 import os
-import stat as modes
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -16,6 +16,9 @@ from amidiag.procfs.file_types import DELETED, TypeAsker
 from amidiag.procfs.segments import Segment, kind_of, segment_of
 
 READ, WRITE = 1, 2
+# By the two bits r and w of the owner, S_IRUSR and S_IWUSR.
+_OF_BITS = (0, WRITE, READ, READ | WRITE)
+_OWNER_WRITES = 7
 
 # A pipe is known by its link, "pipe:[4711]"; a FIFO by (device, inode).
 PipeKey = str | tuple[int, int]
@@ -84,14 +87,19 @@ def open_directory(pid: int) -> int:
 
 def read_links(directory: int) -> list[tuple[str, str]]:
     """(FD, what it leads to) of every FD. Raises OSError. Needs one more free descriptor."""
-    links = []
-    readlink = os.readlink
-    for fd in os.listdir(directory):
+    fds, readlink = os.listdir(directory), os.readlink
+    try:
+        return list(zip(fds, [readlink(fd, dir_fd=directory) for fd in fds], strict=True))
+    except FileNotFoundError:
+        return list(_links_one_by_one(fds, directory))
+
+
+def _links_one_by_one(fds: Iterable[str], directory: int) -> Iterator[tuple[str, str]]:
+    for fd in fds:
         try:
-            links.append((fd, readlink(fd, dir_fd=directory)))
+            yield fd, os.readlink(fd, dir_fd=directory)
         except FileNotFoundError:
             continue  # Closed since the listing.
-    return links
 
 
 def open_mode(fd: str, directory: int) -> int:
@@ -99,8 +107,7 @@ def open_mode(fd: str, directory: int) -> int:
 
     The permissions of the link itself say it (fs/proc/fd.c, tid_fd_update_inode): no need of fdinfo.
     """
-    mode = os.stat(fd, dir_fd=directory, follow_symlinks=False).st_mode
-    return (READ if mode & modes.S_IRUSR else 0) | (WRITE if mode & modes.S_IWUSR else 0)
+    return _OF_BITS[os.lstat(fd, dir_fd=directory).st_mode >> _OWNER_WRITES & 3]
 
 
 def scan(pid: int, name: str | None = None, *, ends: bool = True) -> FdScan:
@@ -141,6 +148,11 @@ class _Scanner:
 
     def run(self, links: list[tuple[str, str]]) -> FdScan:
         counts, known = self._result.by_type, self._types.known
+        if not self._with_ends:
+            others = [link for link in links if not link[1].startswith("pipe:[")]
+            if len(others) < len(links):
+                counts["pipe"] = len(links) - len(others)
+            links = others
         for fd, target in links:
             kind: str | None
             if target.startswith("pipe:["):
