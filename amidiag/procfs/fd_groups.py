@@ -125,6 +125,8 @@ def name_of(kind: str, link: str) -> Name:
 
 
 def _name_without_path(kind: str, link: str) -> Name:
+    if kind == "pidfd":
+        return link, kind
     head, _, tail = link.partition(":")
     if head == "anon_inode":
         name = tail.strip("[]")

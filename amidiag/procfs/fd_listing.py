@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from amidiag.procfs.errors import explain
+from amidiag.procfs.fdinfo import number_in, read_fdinfo
 from amidiag.procfs.fds import FdScan, PipeKey, open_directory, open_mode, read_links, type_without_path
 from amidiag.procfs.file_types import DELETED, TypeAsker
 from amidiag.procfs.segments import kind_of, segment_of
@@ -17,9 +18,9 @@ _SOCKET = "socket:["
 class Opened(NamedTuple):
     """An FD that is neither an end of a pipe or FIFO nor a socket.
 
-    `link` is what `/proc/PID/fd` shows; `mode` READ | WRITE, 0 with O_PATH; `key` (device, inode), None
-    where the file system may not be asked or all of its type have the same; `allocated` bytes in memory
-    or swap of what lives in memory only, else None.
+    `link` is what `/proc/PID/fd` shows, of a pidfd what it leads to; `mode` READ | WRITE, 0 with O_PATH;
+    `key` (device, inode), None where the file system may not be asked or all of its type have the same;
+    `allocated` bytes in memory or swap of what lives in memory only, else None.
     """
 
     fd: str
@@ -109,6 +110,8 @@ class _Lister:
         others = self._result.others
         if target[0] != "/":
             kind = type_without_path(target)
+            if kind == "pidfd":
+                target = self._pidfd(fd)
             others.append(Opened(fd, kind, target, open_mode(fd, self._directory), None, None))
             return kind
         found = self._types.known.get(target) or self._types.ask(fd, target)
@@ -134,3 +137,10 @@ class _Lister:
             allocated = answer.st_blocks * 512
         others.append(Opened(fd, kind, target, mode, key, allocated))
         return kind
+
+    def _pidfd(self, fd: str) -> str:
+        """Which process it leads to (proc_pid_fdinfo(5)): -1 is one that has ended, 0 one that is not seen here."""
+        number = number_in(read_fdinfo(self._result.pid, fd), b"\nPid:")
+        if not number:
+            return "pidfd"
+        return "pidfd of an ended process" if number < 0 else f"pidfd of {number}"

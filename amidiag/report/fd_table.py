@@ -149,12 +149,14 @@ def _other_end(group: FdGroup, called: Mapping[str, str]) -> str:
 def _around(process: ProcessObservation, detail: ProcessDetail, said: set[str]) -> Iterator[Text]:
     """What bounds the process, unless it was `said` of one before, and its threads in one line."""
     if detail.surroundings is not None:
-        # Of the machine once: its figures change from one reading to the next.
-        lines = [_machine(detail.surroundings)] if not said else []
-        for line in (*lines, _bounds(detail.surroundings)):
-            if line and line not in said:
-                yield Text(line)
-            said.add(line)
+        # Their figures change from one reading to the next: the machine is said once, a cgroup once.
+        around = detail.surroundings
+        place = f"{around.cgroup and around.cgroup.path} {around.dev_shm_mount} {around.namespace_pid}"
+        if not said:
+            yield Text(_machine(around))
+        if place not in said:
+            yield from (Text(line) for line in (_bounds(around),) if line)
+        said.add(place)
     if detail.threads:
         yield _threads(detail.threads, process.threads)
 

@@ -211,6 +211,19 @@ def test_files_on_any_tmpfs_have_their_memory(spawn: Spawn, tmp_path: Path) -> N
     assert group.bytes == 40960
 
 
+def test_pidfds_by_the_process_that_they_lead_to(spawn: Spawn) -> None:
+    code = (
+        "import os, subprocess, sys\n"
+        "ended = subprocess.Popen(['true']); keep = [os.pidfd_open(ended.pid) for _ in range(3)]; ended.wait()\n"
+        "os.pidfd_open(os.getpid()); print('ready', flush=True); sys.stdin.read()"
+    )
+    target = spawn([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert target.stdout
+    assert target.stdout.readline() == b"ready\n"
+    found = {group.what: group.count for group in of(groups_of(target.pid), "pidfd")}
+    assert found == {"pidfd of an ended process": 3, f"pidfd of {target.pid}": 1}
+
+
 def test_no_fd_is_left_out(start: Start) -> None:
     # GIVEN thousands of FDs of every type, also of types that this program has no name for
     target = start("mixed_fds", 3000)
