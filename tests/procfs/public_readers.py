@@ -172,12 +172,13 @@ def _finish(result: object) -> object:
     return list(result) if isinstance(result, Iterator) else result
 
 
-def failure(reader: Callable[[], object]) -> str | None:
-    """None where it answered or said why it cannot; else the error that nobody meant."""
+def failure(reader: Callable[[], object], pid: int | None = None) -> str | None:
+    """None where it answered or said why it cannot, of process `pid`; else the error that nobody meant."""
     try:
         reader()
     except CannotObserve as error:
-        return None if error.text else "an error without a text"
+        fits = pid is None or (error.pid == pid and str(pid) in error.text)
+        return None if fits else f"not of this process: {error.pid}, {error.text}"
     except Exception as error:  # noqa: BLE001 - the point of it: any other error is a defect
         return f"{type(error).__name__}: {error}"
     return None
@@ -186,7 +187,7 @@ def failure(reader: Callable[[], object]) -> str | None:
 def failures(found: Catalogue, pids: Sequence[int]) -> dict[str, str]:
     """What went wrong with these processes, by reader and PID; readers of several are given all at once."""
     tried = {
-        f"{title}({pid})": failure(lambda: read([pid]))  # noqa: B023
+        f"{title}({pid})": failure(lambda: read([pid]), pid)  # noqa: B023
         for pid in pids
         for title, read in found.of_one.items()
     }

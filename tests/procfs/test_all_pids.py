@@ -70,7 +70,7 @@ def test_every_reader_on_processes_that_die_by_the_hundred(start: Start, title: 
     while len(touched) < 150:
         for pid in dying():
             touched.add(pid)
-            error = failure(lambda: READERS.of_one[title]([pid]))  # noqa: B023
+            error = failure(lambda: READERS.of_one[title]([pid]), pid)  # noqa: B023
             assert error is None, (pid, error)
 
 

@@ -12,19 +12,11 @@ import pytest
 from procfs_targets import Spawn, Start, run_program
 
 from amidiag.model import Counters, Identity, PeerCounts, StatusView
-from amidiag.procfs.errors import CannotObserve, NoPermission, ProcessGone
-from amidiag.procfs.fds import count, scan
-from amidiag.procfs.identity import identify, identity_of
+from amidiag.procfs.errors import ProcessGone
+from amidiag.procfs.fds import count
+from amidiag.procfs.identity import identify
 from amidiag.procfs.limits import nofile_limit
-from amidiag.procfs.memory import read_status
-from amidiag.procfs.mounts import read_mounts
 from amidiag.procfs.observe import observe_tree
-from amidiag.procfs.peers import find_peers
-from amidiag.procfs.processes import all_pids, read_cmdline, snapshot
-from amidiag.procfs.roles import has_torch_mapped
-from amidiag.procfs.sampler import light_sample
-from amidiag.procfs.shm import dev_shm, read_holding
-from amidiag.procfs.tree import descendants
 
 NOBODY, STRANGER = 65534, 65533
 
@@ -148,46 +140,6 @@ def test_where_there_is_no_proc() -> None:
     kind, text = run_program("look_without_proc")
     assert kind == "NotLinux"
     assert "on Linux" in text
-
-
-@pytest.mark.root
-def test_every_reader_on_every_live_process() -> None:
-    stats = snapshot()
-    read = 0
-    for pid in all_pids():
-        try:
-            identity = identify(pid)
-            found = scan(pid)
-            read_status(pid)
-            nofile_limit(pid)
-            read_cmdline(pid)
-            read_mounts(pid)
-            read_holding(found)
-            dev_shm(pid)
-            find_peers([found])
-            has_torch_mapped(pid)
-            if identity.pid in stats:
-                assert identity_of(stats[pid]) == identity
-                descendants(stats[pid], stats)
-            sample = light_sample(identity)
-        except (ProcessGone, NoPermission) as error:
-            assert error.pid == pid
-            assert str(pid) in error.text
-            continue
-        read += 1
-        assert sample.fds is not None
-        assert sample.threads >= 1
-    assert read > 3
-
-
-def test_observing_every_live_process_leaks_nothing() -> None:
-    before = count(os.getpid())
-    for pid in all_pids():
-        try:
-            observe_tree(pid, peers=False)
-        except CannotObserve as error:
-            assert error.text
-    assert count(os.getpid()) == before
 
 
 def test_imports_stay_light() -> None:
