@@ -38,7 +38,7 @@ def tree(root: int) -> dict[int, int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                words = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                words = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
                 if words[0] != "Z":
                     parents[int(name)] = int(words[1])
     found = {root: parents[root]}
@@ -121,5 +121,5 @@ def _state(root: int) -> object:
 
 def _ticks(pid: int) -> int:
     """Time that it has run, in clock ticks."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(words[11]) + int(words[12])
