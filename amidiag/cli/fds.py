@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
@@ -42,8 +41,8 @@ def command(
     no_peers: Annotated[
         bool, Option("--no-peers", help="Only count FDs by type: the least work for this machine.")
     ] = False,
-    save: Annotated[Path | None, Option(help="Write a mark for --since to this file.")] = None,
-    since: Annotated[Path | None, Option(help="Only what was opened since that mark.")] = None,
+    save: Annotated[str | None, Option(metavar="PATH", help="Write a mark for --since to this file.")] = None,
+    since: Annotated[str | None, Option(metavar="PATH", help="Only what was opened since that mark.")] = None,
     as_json: Json = False,
 ) -> int:
     """Show the open FDs of processes by what they lead to, against the limit, and who holds the other ends."""
@@ -109,24 +108,29 @@ def _targets(pids: list[int], name: str | None, speaks: Speaks) -> list[Identity
     return list(dict.fromkeys([*targets, *found]))
 
 
-def _read_mark(path: Path, targets: list[Identity]) -> FdMark:
+def _read_mark(path: str, targets: list[Identity]) -> FdMark:
+    # Here, with the paths as text until now: pathlib takes 3 ms to import, and few calls have a mark.
+    from pathlib import Path
+
     from amidiag.procfs.fd_mark import FdMarkError, from_json
 
     try:
-        return from_json(path.read_text(encoding="utf-8"), targets)
+        return from_json(Path(path).read_text(encoding="utf-8"), targets)
     except OSError as e:
         raise CommandError(f"--since {path} cannot be read: {e.strerror}", ExitCode.USAGE) from e
     except (FdMarkError, UnicodeDecodeError) as e:
         raise CommandError(f"--since {path} cannot be used: {e}", ExitCode.USAGE) from e
 
 
-def _write_mark(path: Path, seen: FdLook, report: Envelope) -> None:
+def _write_mark(path: str, seen: FdLook, report: Envelope) -> None:
+    from pathlib import Path
+
     from amidiag.cli.door import stderr
     from amidiag.diagnosis.whole_file import write_whole
     from amidiag.procfs.fd_mark import to_json
 
     try:
-        write_whole(path, to_json(seen.listings, report.generated_at))
+        write_whole(Path(path), to_json(seen.listings, report.generated_at))
     except OSError as e:
         raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e
     stderr().write(f"wrote {path}\n")

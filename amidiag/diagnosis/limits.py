@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from amidiag.model import Finding, ProcessObservation
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amidiag.model import Finding, ProcessObservation
 
 CODE = "FD190"
 _NEARLY = 0.9
@@ -13,6 +16,9 @@ def find(process: ProcessObservation) -> Finding | None:
     used, limit = process.fds.open, process.fds.soft_limit
     if used is None or not limit or used < _NEARLY * limit:
         return None
+    # Here, as most have FDs left, and `fds` asks of every process.
+    from amidiag.model import Finding
+
     full = used >= limit
     return Finding(
         code=CODE,
