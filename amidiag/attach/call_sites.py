@@ -146,7 +146,10 @@ class _Reader:
         if below and not self._tree:
             text += f", but its descendants are: PID {_list(below)}. Trace one of those, or give --tree."
         else:
-            text += ". Start it with `amidiag run COMMAND`, or the worker with AMI_DIAG_TRACE=1."
+            text += (
+                ". Start it with `amidiag run COMMAND` (Python with -I, -E or -S is never traced), or the "
+                "worker with AMI_DIAG_TRACE=1."
+            )
         return NotTraced(head.pid, name, text)
 
     def _refused(self, shown: Sequence[Member]) -> list[str]:

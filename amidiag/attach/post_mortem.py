@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from amidiag.attach.old_tables import iso
 from amidiag.attach.trace_reading import Opened, TraceReading
@@ -17,14 +18,16 @@ _TYPE_OF_KIND = {"terminal": "device", "storage": "shm"}
 _BY_DEVICE = frozenset(("pipe", "socket", "memfd", "shm"))
 
 
-def read_post_mortem(path: str) -> TraceReading:
-    """All records of a table, those of its maker's forked children too.
+def read_post_mortem(path: str, of: int | None = None) -> TraceReading:
+    """All records of a table, those of its maker's forked children too; or only those `of` one of these.
 
     Raises:
         BadTableError: not believed, another version, cut off, damaged.
         OSError: it cannot be opened or read.
     """
     table = read_table(path)
+    if of is not None:
+        table = replace(table, regions=tuple(region for region in table.regions if region.pid == of))
     records = [(region, region.made(slot)) for region in table.regions for slot in region.slots]
     devices = {m.device: m.kind for _, m in records if m.kind in _BY_DEVICE and m.keyed == BY_INODE}
     opened = [_opened(region, made, devices) for region, made in records]
@@ -71,14 +74,10 @@ def _notes(table: Table) -> Iterator[str]:
     )
     for region in table.regions:
         who = f"PID {region.pid}"
-        swept = f"last swept {_at(region, region.swept_at)}" if region.swept_at else "never swept"
-        if region.slots or region.number == 0:
-            yield f"{who}: {swept}."
-        if region.emfile:
-            yield (
-                f"{who}: {region.emfile} creations failed because no FD was left, "
-                f"the last {_at(region, region.emfile_at)}."
-            )
+        if region.swept_at:
+            yield f"{who}: what was closed was last taken out {_at(region, region.swept_at)}."
+        elif region.slots or region.number == 0:
+            yield f"{who}: nothing that it closed was taken out yet: that comes with thousands, and at EMFILE."
 
 
 def _at(region: Region, boottime_ns: int) -> str:

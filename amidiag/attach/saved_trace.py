@@ -45,10 +45,11 @@ def save(reading: TraceReading) -> Saved:
 def opened_since(reading: TraceReading, saved: Saved) -> list[Opened]:
     """What of a reading was made after the mark, or was not seen being made and was not there then.
 
-    Raises SavedTraceError where the mark is of another boot or machine: then it says nothing.
+    Raises SavedTraceError where the mark is of another boot, machine or process: then it says nothing.
     """
     if reading.boot_id != saved.boot_id:
         raise SavedTraceError("the mark was saved on another machine, or before this one was restarted")
+    _check_processes(reading, saved)
     everywhere = {key for keys in saved.not_seen.values() for key in keys}
     shared = {key[1:] for key in everywhere if key[1] in _SHARED}
     found = []
@@ -63,6 +64,19 @@ def opened_since(reading: TraceReading, saved: Saved) -> list[Opened]:
         if new:
             found.append(opened)
     return found
+
+
+def _check_processes(reading: TraceReading, saved: Saved) -> None:
+    marked = set(saved.not_seen)
+    # Of an ended process only the PID is known.
+    same = marked & set(reading.started.items()) if reading.alive else {p for p, _ in marked} & _pids(reading)
+    if marked and not same:
+        pids = ", ".join(str(pid) for pid, _ in sorted(marked))
+        raise SavedTraceError(f"the mark is of another process: PID {pids}")
+
+
+def _pids(reading: TraceReading) -> set[int]:
+    return {books.pid for books in reading.processes}
 
 
 def _process(reading: TraceReading, opened: Opened) -> tuple[int, int]:

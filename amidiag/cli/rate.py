@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from amidiag.cli.door import Json, envelope, err, out, print_json, stderr
 from amidiag.cli.options import Argument, Option
 from amidiag.model import ExitCode, RateData
+
+if TYPE_CHECKING:
+    from amidiag.diagnosis.context import Context
 
 NAME = "rate"
 EXAMPLES = """\b
@@ -75,7 +78,8 @@ def command(
     result = judge_live(recording)
     root = result.last.processes[0]
     settings = root.status.settings if root.status else {}
-    findings = diagnose(Context(root, result.series, settings, trace=grown(identity, began)))
+    context = Context(root, result.series, settings, trace=grown(identity, began))
+    findings = diagnose(context)
     code = exit_code({s.resource: s.verdict for s in result.series}, found=bool(findings))
     why: tuple[str, ...] = ()
     if ended is not None:
@@ -91,7 +95,7 @@ def command(
         series=result.series,
         findings=findings,
         data=data,
-        notes=(*why, *result.last.notes, *result.reasons),
+        notes=(*why, *result.last.notes, *result.reasons, *(() if findings else _rising(context))),
     )
     if as_json:
         print_json(report)
@@ -103,6 +107,17 @@ def command(
     for line in why:
         stderr().write(f"amidiag: {line}\n")
     return code
+
+
+def _rising(context: Context) -> Iterator[str]:
+    """From where most of what rises was made, where that is traced and no finding says it."""
+    from amidiag.report.call_chain import call_site_lines
+
+    for series in context.series:
+        sites = context.call_sites(series.resource) if series.verdict == "growing" else ()
+        if sites and series.resource in ("fd", "shm.held", "threads", "children"):
+            lines = " ".join(call_site_lines(sites[:1]))
+            yield f"{series.resource}: of what was made meanwhile and is there still, {' '.join(lines.split())}"
 
 
 def exit_code(verdicts: Mapping[str, str], *, found: bool) -> int:

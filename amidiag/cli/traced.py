@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,15 +63,16 @@ def _of_process(pid: int, *, tree: bool) -> Traced:
         if not dead:
             raise CommandError(f"{e} {why}", _CANNOT) from e
     others = tuple(f"process {pid} left another table: amidiag trace {path}" for path in dead[1:])
-    return _of_dead(dead[0], others)
+    return _of_dead(dead[0], others, pid)
 
 
 def _left_by(pid: int) -> tuple[list[str], str]:
     """The tables that an ended process left, newest first, or why there are none."""
     from amidiag.attach.trace_files import find_dead
+    from amidiag.target.private_files import runtime_dir
 
     try:
-        return find_dead(pid), "It left no call-site table either."
+        return find_dead(pid), f"It left no call-site table in {runtime_dir()} either."
     except PermissionError as e:
         return [], f"What it may have left is not believed: {e}."
 
@@ -81,24 +83,41 @@ def _of_file(path: str, *, tree: bool) -> Traced:
     from amidiag.model import Identity
     from amidiag.procfs.identity import still
 
-    if not os.path.lexists(path):
-        raise CommandError(f"{path!r} is neither a PID nor the file of a call-site table", ExitCode.USAGE)
+    try:
+        found = os.lstat(path)
+    except OSError as e:
+        what = "is neither a PID nor the file of a call-site table"
+        why = f"cannot be read: {e.strerror}" if isinstance(e, PermissionError) else what
+        raise CommandError(
+            f"{path!r} {why}", _CANNOT if isinstance(e, PermissionError) else ExitCode.USAGE
+        ) from e
+    if stat.S_ISDIR(found.st_mode):
+        raise CommandError(f"{path!r} is a directory: `amidiag trace` alone lists the tables", ExitCode.USAGE)
     table = read_table(path)
     if still(Identity(table.boot_id, table.pid, table.start_ticks)):
         return _of_process(table.pid, tree=tree)
     return _of_dead(path, ())
 
 
-def _of_dead(path: str, notes: tuple[str, ...]) -> Traced:
+def _of_dead(path: str, notes: tuple[str, ...], pid: int | None = None) -> Traced:
+    """What an ended process left: the maker of the table, or (`pid`) a child that it has forked."""
     from amidiag.attach.call_sites import read_post_mortem
     from amidiag.attach.trace_files import read_table
+    from amidiag.model import Identity
+    from amidiag.procfs.identity import still
     from amidiag.report.words import duration
 
     table, written = read_table(path), _written(path)
     age = duration(max(0.0, time.time() - written))
     at = datetime.fromtimestamp(written, UTC).replace(microsecond=0).isoformat()
-    note = f"PID {table.pid} ({table.program}) has ended and left {path}, last written {age} ago ({at})"
-    return Traced(f"PID {table.pid}  {table.program}", read_post_mortem(path), (note, *notes))
+    who = f"PID {table.pid} ({table.program})"
+    if pid in (None, table.pid):
+        note = f"{who} has ended and left {path}, last written {age} ago ({at})"
+        return Traced(f"PID {table.pid}  {table.program}", read_post_mortem(path), (note, *notes))
+    alive = still(Identity(table.boot_id, table.pid, table.start_ticks))
+    state = f"runs: amidiag trace {table.pid}" if alive else "has ended too"
+    note = f"PID {pid} has ended: it was forked by {who}, which {state}. Its part of {path} is shown"
+    return Traced(f"PID {pid}  child of {table.program}", read_post_mortem(path, pid), (note, *notes))
 
 
 def _written(path: str) -> float:

@@ -179,6 +179,30 @@ def test_since_a_mark_only_what_came_after_it(env, program, tmp_path) -> None:
     assert "only what was made since" in amidiag(env, program.pid, "--since", mark).stdout
 
 
+def test_a_mark_of_another_process_is_refused(env, program, tmp_path) -> None:
+    mark = str(tmp_path / "mark")
+    amidiag(env, program.pid, "--save", mark)
+    program.kill()
+    other = Program(tmp_path, env)
+    try:
+        done = amidiag(env, other.pid, "--since", mark)
+    finally:
+        other.kill()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"the mark is of another process: PID {program.pid}" in done.stderr
+
+
+def test_of_a_killed_child_its_own_part_is_shown_and_that_its_parent_runs(env, program, tmp_path) -> None:
+    told = tmp_path / "pid"
+    program.tell("pid = os.fork(); pid or (pipes(2), os.kill(os.getpid(), 9)); os.waitpid(pid, 0)")
+    program.tell(f"open({str(told)!r}, 'w').write(str(pid))")
+    pid = told.read_text()
+    envelope = as_json(env, pid)
+    assert (envelope["data"]["alive"], counts(envelope)) == (False, {PIPES: 2})
+    assert f"it was forked by PID {program.pid} (program.py), which runs" in envelope["notes"][0]
+    assert f"PID {pid}  child of program.py" in amidiag(env, pid).stdout
+
+
 @pytest.mark.parametrize(
     "content", [None, "", "{}", "[1]", '{"format": "amidiag-trace-mark/1"}', b"\xff\xfe"]
 )
@@ -364,7 +388,7 @@ def test_files_that_are_no_tables(env, tmp_path) -> None:
     other.write_text("x" * 10_000)
     other.chmod(0o600)
     assert str(other) in _refused(amidiag(env, str(other)), 3)
-    assert str(tmp_path) in _refused(amidiag(env, str(tmp_path)), 3)
+    assert "is a directory" in _refused(amidiag(env, str(tmp_path)), 2)
 
 
 @pytest.mark.parametrize(
