@@ -102,9 +102,13 @@ def fifo_names_of(scans: Iterable[FdScan], wanted: Collection[PipeKey]) -> set[s
 def search(
     holders: Holders, wanted: Collection[PipeKey], sockets: Collection[str], fifo_names: Collection[str]
 ) -> Sight:
-    """Add who else on this machine holds ends of `wanted`, or `sockets` (links). Raises ReaderExhausted."""
+    """Add who else on this machine holds ends of `wanted`, or `sockets` (links). Raises ReaderExhausted.
+
+    Where nothing is wanted nobody is looked at, nor counted as unreadable.
+    """
     machine = _Machine(holders, wanted, sockets, fifo_names)
-    machine.search()
+    if wanted or sockets:
+        machine.search()
     in_container = os.readlink("/proc/self/ns/pid") != _INITIAL_PID_NAMESPACE
     return Sight(machine.unreadable, in_container)
 
