@@ -36,6 +36,7 @@ class FarEndProbe:
 
     def __init__(self, pid: int, *, copying: bool = True) -> None:
         self._poll = select.poll()
+        self._registered = -1
         with contextlib.ExitStack() as stack:
             self._directory = open_directory(pid)
             stack.callback(os.close, self._directory)
@@ -102,11 +103,14 @@ class FarEndProbe:
             os.close(end)
 
     def _has_no_far_end(self, end: int) -> bool:
-        self._poll.register(end, 0)  # POLLHUP and POLLERR are reported without being asked for.
-        try:
-            return any(events & (select.POLLHUP | select.POLLERR) for _, events in self._poll.poll(0))
-        finally:
-            self._poll.unregister(end)
+        # Nearly always the same number, the lowest that is free: what was registered under it holds again.
+        if end != self._registered:
+            if self._registered >= 0:
+                self._poll.unregister(self._registered)
+            self._poll.register(end, 0)
+            self._registered = end
+        # POLLHUP and POLLERR are reported without being asked for, and nothing else is.
+        return bool(self._poll.poll(0))
 
 
 def _copier(pid: int, stack: contextlib.ExitStack) -> Callable[[int], int] | None:
