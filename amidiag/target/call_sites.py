@@ -79,7 +79,9 @@ class CallSites:
             )
             a = d.f_back
         known = tuple(key)
-        site = self._known.get(known) or self._intern(known, frame)
+        site = self._known.get(known)
+        if site is None:
+            site = self._intern(known, frame)
         if site == 0:
             self._words[R_NO_SITE] += 1
         return site
@@ -92,7 +94,8 @@ class CallSites:
                 # a line that calls nothing the interpreter changes no thread and handles no signal.
                 holder = self._inside = self._inside or me
                 if holder is me:
-                    return self._known.get(key) or self._add(key, frame)
+                    site = self._known.get(key)
+                    return self._add(key, frame) if site is None else site
             finally:
                 self._inside = None if self._inside is me else self._inside
             if holder[0] == me[0]:
@@ -112,11 +115,9 @@ class CallSites:
             if not code.co_filename.startswith(_OWN_DIRECTORY):
                 numbers.append(self._frame(code, caller.f_lineno or 0))
             caller = caller.f_back
-        if 0 in numbers:
-            return 0
-        site = self._site(tuple(numbers))
-        if site:
-            self._remember(key, codes, site)
+        # Where there is no room any more that is remembered too: it is not looked for again each time.
+        site = 0 if 0 in numbers else self._site(tuple(numbers))
+        self._remember(key, codes, site)
         return site
 
     def _remember(self, key: tuple[int, ...], codes: list[CodeType], site: int) -> None:

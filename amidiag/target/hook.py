@@ -104,7 +104,9 @@ class Hook:
 
     @property
     def __module__(self) -> str:  # type: ignore[override]
-        return self._original.__module__
+        # Where it is found: `_io.open` is left alone, since every import of a file goes through it.
+        name: str = self._original.__module__
+        return "io" if name == "_io" else name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posix
 from posix import close, fstat, stat
 
+from . import quiet
 from .trace_layout import BY_ADDRESS, BY_INODE, BY_PROCESS, BY_THREAD, KIND
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ class _Known:
 
 def learn() -> None:
     """Ask the kernel what tells resources apart. Raises OSError."""
+    quiet.prepare()
     try:
         _Known.shm = stat("/dev/shm").st_dev
     except OSError:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import time
-from posix import close, pread, scandir, stat, unlink
+from posix import close, pread, scandir, unlink
 
 # The unhooked one.
 from posix import open as _open
 
-from .private_files import runs
+from .private_files import lives, runs
 from .trace_layout import (
     F_FIRST_GEOMETRY,
     F_OTHER_GEOMETRY,
@@ -37,36 +37,31 @@ _MOST_REGIONS = 4096
 def tidy(directory: str, pid: int, start: int) -> None:
     """Remove what dead processes of this user have left, but for the newest of this week; and of the
     process itself what it was before, but for the last two."""
-    dead, lives = [], []
+    dead, earlier = [], []
     with scandir(directory) as entries:
         for entry in entries:
-            if not entry.name.endswith(SUFFIX):
+            # PID-START.trace or PID-START-TURN.trace
+            name, dot, suffix = entry.name.rpartition(".")
+            numbers = name.split("-")
+            if dot + suffix != SUFFIX or len(numbers) < 2 or not (numbers[0] + numbers[1]).isdecimal():
                 continue
-            owner = entry.name.split("-")[0]
             try:
                 found = (entry.stat(follow_symlinks=False).st_mtime, entry.path)
             except OSError:
                 continue  # Another program of ours tidies at this moment.
-            if entry.name.startswith((f"{pid}-{start}-", f"{pid}-{start}.")):
-                lives.append(found)
-            elif owner.isdigit() and not _exists(f"/proc/{owner}"):
+            owner = int(numbers[0]), int(numbers[1])
+            if owner == (pid, start):
+                earlier.append(found)
+            elif not lives(*owner):
                 dead.append(found)
     dead.sort(reverse=True)
-    lives.sort(reverse=True)
+    earlier.sort(reverse=True)
     limit = time.time() - _KEPT_FOR_S
     for place, (written, path) in enumerate(dead):
         if place >= _KEPT_DEAD or written < limit:
             _remove(path)
-    for _, path in lives[_KEPT_LIVES:]:
+    for _, path in earlier[_KEPT_LIVES:]:
         _remove(path)
-
-
-def _exists(path: str) -> bool:
-    try:
-        stat(path)
-    except OSError:
-        return False
-    return True
 
 
 def _remove(path: str) -> None:

@@ -70,6 +70,17 @@ def runs(pid: int, since: int) -> bool:
     return state not in (b"Z", b"X") and start * 1_000_000_000 // sysconf("SC_CLK_TCK") <= since
 
 
+def lives(pid: int, start: int) -> bool:
+    """Whether the process of this number and start (ticks) has not ended."""
+    try:
+        state, now = _state_and_start(str(pid))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return state not in (b"Z", b"X") and now == start
+
+
 def _state_and_start(process: str) -> tuple[bytes, int]:
     # The name in field 2 may hold spaces and brackets, so count from its last bracket.
     with _open(f"/proc/{process}/stat", "rb") as f:

@@ -14,7 +14,7 @@ from time import CLOCK_BOOTTIME, clock_gettime_ns
 
 from . import sweep
 from .call_sites import CallSites
-from .sweep import KIND_WORD, SLOT_WORDS, Key
+from .sweep import SLOT_WORDS, Key
 from .trace_layout import (
     BY_ADDRESS,
     BY_FD,
@@ -22,7 +22,6 @@ from .trace_layout import (
     R_CLAIMED,
     R_EMFILE,
     R_EMFILE_AT,
-    R_ERRORS,
     R_NO_SLOT,
     R_OFF_AT,
     R_PID,
@@ -40,11 +39,14 @@ from .trace_layout import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import Any
 
 # How many slots are in use is said so many at a time; sweeps wait until so many are, then until twice
 # what was open.
 _BLOCK = 256
 _FIRST_SWEEP = 4096
+# Of what is closed so many are freed at once.
+_AT_ONCE = 32
 # Nanoseconds between two sweeps of a table that is almost full of what is open, and of a process at EMFILE.
 _CROWDED_PAUSE = 1_000_000_000
 _EMFILE_PAUSE = 60_000_000_000
@@ -74,7 +76,10 @@ class Region:
         self._threads = _local()
         self._sweeping: object = None
         self._sweep_at = min(_FIRST_SWEEP, self._capacity)
-        self._crowded = False
+        # The last look around, while it is not used up; and how many of that time are there still.
+        self._look: sweep.Look | None = None
+        self._looked_at = 0
+        self._kept = 0
 
     def claim(self, pid: int) -> None:
         """Begin: from now on this is the region of the process `pid`, which calls this itself."""
@@ -119,101 +124,135 @@ class Region:
             thread = self._threads.number
         except AttributeError:
             thread = self._threads.number = get_native_id()
-        slot = self._slot_of.get(key)
+        slot_of = self._slot_of
+        if len(slot_of) >= self._sweep_at:
+            self._sweep()
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            slot = self._more()
+        now = clock_gettime_ns(CLOCK_BOOTTIME)
+        if slot >= 0 and slot_of.setdefault(key, slot) == slot:
+            at = self._slots_at + slot * SLOT_SIZE
+            _pack(
+                self._memory,
+                at,
+                sequence,
+                kind,
+                key[0],
+                fd,
+                device,
+                inode,
+                now,
+                site,
+                thread,
+                extra,
+                sequence,
+            )
+            return
+        record = (sequence, kind, key[0], fd, device, inode, now, site, thread, extra, sequence)
+        if slot >= 0:
+            self._free.append(slot)
+        if self._rewrite(key, record):
+            return
+        if slot < 0:
+            self.words[R_NO_SLOT] += 1
+        else:
+            # A sweep in another thread has just taken it out.
+            self.note(key, kind, fd, device, inode, frame, extra)
+
+    def _rewrite(self, key: Key, record: tuple[int, ...]) -> bool:
+        """In the place of what is known by this key, such as an FD that was opened before; False if nothing is."""
         while True:
+            slot = self._slot_of.get(key)
             if slot is None:
-                slot = self._take(key)
-                if slot is None:
-                    self.words[R_NO_SLOT] += 1
-                    return
-            now = clock_gettime_ns(CLOCK_BOOTTIME)
+                return False
+            arguments: tuple[Any, ...] = (self._memory, self._slots_at + slot * SLOT_SIZE, *record)
             try:
-                # Nothing is called from here until it is written, so no sweep in another thread can take it.
-                current = self._slot_of[key]
-                if current == slot:
-                    break
-                slot = current
+                # Nothing is called between: so no sweep takes it out, and nobody else gets the slot.
+                if self._slot_of[key] == slot:
+                    _pack(*arguments)
+                    return True
             except KeyError:
-                slot = None
-        _pack(
-            self._memory,
-            self._slots_at + slot * SLOT_SIZE,
-            sequence,
-            kind,
-            key[0],
-            fd,
-            device,
-            inode,
-            now,
-            site,
-            thread,
-            extra,
-            sequence,
-        )
+                continue
 
     def failed_for_want_of_fds(self) -> None:
         """Keep that a creation failed with EMFILE or ENFILE, and for the post-mortem what is open now."""
         now = boottime()
         self.words[R_EMFILE] += 1
         self.words[R_EMFILE_AT] = now
-        if now - self.words[R_SWEPT_AT] > _EMFILE_PAUSE:
+        if now - self._looked_at > _EMFILE_PAUSE:
+            self._use_up()
             self._sweep()
-
-    def swallowed(self) -> None:
-        """Count an error of ours."""
-        self.words[R_ERRORS] += 1
+            self._use_up()
 
     def off(self) -> None:
         """Say that nothing will be noted from now on."""
         self.words[R_OFF_AT] = boottime()
 
-    def _take(self, key: Key) -> int | None:
-        """A slot for `key`, or None."""
-        if len(self._slot_of) >= self._sweep_at:
-            self._sweep()
-        try:
-            slot = self._free.pop()
-        except IndexError:
-            slot = next(self._fresh)
-            if slot >= self._capacity:
-                return None
-            # The reader looks only at slots that are in use: say so before this one is written.
-            used = min((slot // _BLOCK + 1) * _BLOCK, self._capacity)
-            if self.words[R_SLOTS] < used:  # noqa: PLR1730 - to call max lets another thread in
-                self.words[R_SLOTS] = used
-        taken = self._slot_of.setdefault(key, slot)
-        if taken != slot:
-            self._free.append(slot)
-        return taken
+    def _more(self) -> int:
+        """A slot when none is free at hand; -1 if there is none."""
+        slot = self._freed()
+        if slot >= 0:
+            return slot
+        slot = next(self._fresh)
+        if slot >= self._capacity:
+            return -1
+        # The reader looks only at slots that are in use: say so before this one is written.
+        used = min((slot // _BLOCK + 1) * _BLOCK, self._capacity)
+        if self.words[R_SLOTS] < used:  # noqa: PLR1730 - to call max lets another thread in
+            self.words[R_SLOTS] = used
+        return slot
 
     def _sweep(self) -> None:
-        """Free the slots of what is closed. Opens at most one descriptor, and none close to the limit."""
-        if self._crowded and boottime() - self.words[R_SWEPT_AT] < _CROWDED_PAUSE:
+        """Look what is open now. Opens at most one descriptor, and none close to the limit."""
+        if self._look is not None:
+            return  # Of the last one there is something left to do.
+        if 4 * self._kept > 3 * self._capacity and boottime() - self._looked_at < _CROWDED_PAUSE:
             return
         me = object()
         try:
             holder = self._sweeping = self._sweeping or me
             if holder is me:
-                self._free_closed()
+                self._look_around()
         finally:
             self._sweeping = None if self._sweeping is me else self._sweeping
 
-    def _free_closed(self) -> None:
-        slot_of, words = self._slot_of, self._slot_words
-        # As they are before it is asked what is open: what is written from now on is not ours to free.
-        before = bytes(words[: self.words[R_SLOTS] * SLOT_WORDS])
-        then = memoryview(before).cast("Q")
+    def _look_around(self) -> None:
+        self._kept = len(self._slot_of)
+        self._looked_at = boottime()
         try:
-            gone = sweep.closed(slot_of, then)
+            self._look = sweep.Look(self._slot_of, self._slot_words[: self.words[R_SLOTS] * SLOT_WORDS])
         except OSError:
-            gone = []  # It cannot be asked now: see there.
-        for key in gone:
-            at = slot_of[key] * SLOT_WORDS
-            if words[at] == then[at]:
-                slot = slot_of.pop(key)
-                words[at + KIND_WORD] = 0
-                self._free.append(slot)
-        self.words[R_SWEEPS] += 1
-        self.words[R_SWEPT_AT] = boottime()
-        self._sweep_at = min(self._capacity, max(_FIRST_SWEEP, 2 * len(slot_of)))
-        self._crowded = 4 * len(slot_of) > 3 * self._capacity
+            # It cannot be asked now: see there.
+            self._sweep_at = self._next_sweep()
+
+    def _next_sweep(self) -> int:
+        return min(self._capacity, max(_FIRST_SWEEP, 2 * self._kept))
+
+    def _freed(self) -> int:
+        """A slot of what the last look around has found closed, -1 if there is none.
+
+        Each time some are freed, by whichever thread makes something: so none has to do it all, and what is
+        made cannot outrun it.
+        """
+        while self._look is not None:
+            self._free_some(self._look)
+            try:
+                return self._free.pop()
+            except IndexError:
+                continue  # All of those are open.
+        return -1
+
+    def _use_up(self) -> None:
+        while self._look is not None:
+            self._free_some(self._look)
+
+    def _free_some(self, look: sweep.Look) -> None:
+        count = look.free(self._slot_of, self._slot_words, self._free, _AT_ONCE)
+        self._kept -= count
+        if not look.suspects and self._look is look:
+            self._look = None
+            self._sweep_at = self._next_sweep()
+            self.words[R_SWEEPS] += 1
+            self.words[R_SWEPT_AT] = self._looked_at

@@ -18,6 +18,7 @@ from sys import _getframe
 from . import hooks, inherit, notes
 from .blame import is_ours, take_out_our_frames
 from .trace_file import SLOTS, Reservation, TraceFile
+from .trace_layout import R_ERRORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +102,10 @@ class Tracer:
                 take_out_our_frames(error)
         except RecursionError:
             ours = type(error) is RecursionError
-        if ours and self.region is not None:
-            self.region.swallowed()
+        region = self.region
+        if ours and region is not None:
+            # No call: there may be no room for one.
+            region.words[R_ERRORS] += 1
         return ours
 
     def failed(self, error: BaseException) -> None:
@@ -161,7 +164,7 @@ def install(*, children: bool = True, slots: int = SLOTS) -> Tracer:
     `slots`: how many resources the table holds; `AMIDIAG_TRACE_SLOTS` in the environment wins.
     A second call gives the same tracer. Where it cannot be switched on, `Tracer.error` says why.
     """
-    tracer = _existing()
+    tracer = installed()
     if tracer.region is None:
         tracer.error = None
         try:
@@ -173,7 +176,7 @@ def install(*, children: bool = True, slots: int = SLOTS) -> Tracer:
     return tracer
 
 
-def _existing() -> Tracer:
+def installed() -> Tracer:
     """The tracer of this process, by whichever name this package was loaded first."""
     for name in _NAMES:
         tracer = getattr(sys.modules.get(name), "TRACER", None)
