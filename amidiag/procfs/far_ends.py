@@ -15,6 +15,7 @@ from amidiag.procfs.holders import Holders, Place
 from amidiag.procfs.peers import (
     NOBODY,
     UNKNOWN,
+    Orphans,
     Sight,
     fifo_names_of,
     holders_of,
@@ -56,8 +57,9 @@ def find_far_ends(
     found = [
         _Process(listing, holders, sight, sockets, (chosen or {}).get(listing.pid)) for listing in listings
     ]
+    orphans: Orphans = set()
     for process in found:
-        process.sort()
+        process.sort(orphans)
     return FarEnds(
         {process.pid: process.counts() for process in found},
         {process.pid: process.grouper.groups() for process in found},
@@ -122,20 +124,22 @@ class _Process:
         """Who holds the other ends of all FDs, chosen or not."""
         return {kind: PeerCounts(**words) for kind, words in self._counts.items()}
 
-    def sort(self) -> None:
-        """Raises ReaderExhausted."""
-        self._sort_ends()
+    def sort(self, orphans: Orphans) -> None:
+        """`orphans`: see `place_ends`. Raises ReaderExhausted."""
+        self._sort_ends(orphans)
         try:
             self._sort_sockets()
         except OSError as error:
             raise explain(error, self.pid, None, "the sockets") from error
         self._sort_others()
 
-    def _sort_ends(self) -> None:
+    def _sort_ends(self, orphans: Orphans) -> None:
         holders, chosen, pid, paths = self._holders, self._chosen, self.pid, self._listing.fifo_paths
         names = {fifo: ("fifo", name_of("fifo", path)) for fifo, path in paths.items()}
         pipe = "pipe", ("pipe", "pipe")
-        for (fd, key, mode), (word, holder) in place_ends(self._listing, holders, sees_all=self._sight.all):
+        for (fd, key, mode), (word, holder) in place_ends(
+            self._listing, holders, orphans, sees_all=self._sight.all
+        ):
             kind, name = pipe if isinstance(key, str) else names[key]
             self._counts[kind][word] += 1
             if chosen is None or chosen(fd):

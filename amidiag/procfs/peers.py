@@ -36,6 +36,10 @@ NOBODY: Place = ("nobody", 0)
 UNKNOWN: Place = ("unknown", 0)
 
 
+Orphans = set[tuple[PipeKey, int]]
+"""Pipes whose end of that mode (READ or WRITE) has no far end any more, as the kernel said."""
+
+
 class PeerReport(NamedTuple):
     """Peers by PID and type ("pipe"; "fifo" where there are any).
 
@@ -69,7 +73,8 @@ def find_peers(scans: Sequence[FdScan]) -> PeerReport:
     holders = holders_of([scans])
     wanted = wanted_ends(holders, scans)
     sight = search(holders, wanted, (), fifo_names_of(scans, wanted))
-    by_pid = {scan.pid: _count(place_ends(scan, holders, sees_all=sight.all)) for scan in scans}
+    orphans: Orphans = set()
+    by_pid = {scan.pid: _count(place_ends(scan, holders, orphans, sees_all=sight.all)) for scan in scans}
     return PeerReport(by_pid, sight.unreadable, sight.in_container)
 
 
@@ -219,11 +224,15 @@ def _count(placed: Iterable[tuple[PipeEnd, Place]]) -> dict[str, PeerCounts]:
     return {kind: PeerCounts(**words) for kind, words in counts.items()}
 
 
-def place_ends(scan: FdScan, holders: Holders, *, sees_all: bool) -> Iterator[tuple[PipeEnd, Place]]:
+def place_ends(
+    scan: FdScan, holders: Holders, orphans: Orphans | None = None, *, sees_all: bool
+) -> Iterator[tuple[PipeEnd, Place]]:
     """Each end of a process with where its opposite is held. Raises ReaderExhausted.
 
-    An end opened O_PATH is left out: it is a name of the pipe, no end of it.
+    An end opened O_PATH is left out: it is a name of the pipe, no end of it. `orphans` is filled with what
+    the kernel was asked, so that the copies of an end in forked processes cost one question.
     """
+    orphans = set() if orphans is None else orphans
     unmatched: list[PipeEnd] = []
     for end in scan.ends:
         _, key, mode = end
@@ -232,27 +241,34 @@ def place_ends(scan: FdScan, holders: Holders, *, sees_all: bool) -> Iterator[tu
             yield end, place
         elif mode:
             unmatched.append(end)
-    yield from zip(unmatched, _judge(scan.pid, unmatched, sees_all=sees_all), strict=True)
+    yield from zip(unmatched, _judge(scan.pid, unmatched, orphans, sees_all=sees_all), strict=True)
 
 
 def _type(key: PipeKey) -> str:
     return "pipe" if isinstance(key, str) else "fifo"
 
 
-def _judge(pid: int, unmatched: Sequence[PipeEnd], *, sees_all: bool) -> list[Place]:
+def _judge(pid: int, unmatched: Sequence[PipeEnd], orphans: Orphans, *, sees_all: bool) -> list[Place]:
     """Whether each end that no visible process matches is nobody's, or someone's who is not visible."""
     if sees_all or not unmatched:
         return [NOBODY] * len(unmatched)
+    _ask(pid, [end for end in unmatched if end[1:] not in orphans], orphans)
+    return [NOBODY if (key, mode) in orphans else UNKNOWN for _, key, mode in unmatched]
+
+
+def _ask(pid: int, ends: Sequence[PipeEnd], orphans: Orphans) -> None:
+    """Ask the kernel; what has no far end comes to `orphans`."""
+    if not ends:
+        return
     try:
         with FarEndProbe(pid) as probe:
-            return [NOBODY if _is_orphan(probe, end) else UNKNOWN for end in unmatched]
+            orphans.update(end[1:] for end in ends if _is_orphan(probe, *end))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return [UNKNOWN] * len(unmatched)  # It has just ended, or changed its user.
+        return  # It has just ended, or changed its user: what was not asked stays unknown.
     except OSError as error:
         raise explain(error, pid, None, "the peers") from error
 
 
-def _is_orphan(probe: FarEndProbe, end: PipeEnd) -> bool:
-    fd, key, mode = end
+def _is_orphan(probe: FarEndProbe, fd: str, key: PipeKey, mode: int) -> bool:
     # A FIFO is not asked (see probe.py); O_RDWR never comes here, as it is its own far end.
     return isinstance(key, str) and bool(probe.is_orphan(fd, int(key[6:-1]), mode))
