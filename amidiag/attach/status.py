@@ -7,8 +7,7 @@ import os
 import stat
 import struct
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from amidiag.model import Counters, Identity, StatusView
 from amidiag.target.status_page import (
@@ -41,8 +40,7 @@ _LOOK_AGAIN_S = 1.0
 _REMEMBERED = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """One reading of a status page: whose it is, and what it says."""
 
     identity: Identity
@@ -54,8 +52,7 @@ class BadPageError(Exception):
     """The file is no status page of this version, is damaged, or is another user's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the page of a process lies, and the user (uid) it must belong to."""
 
     path: str
@@ -166,8 +163,7 @@ def _parse(path: str, text: bytes) -> tuple[dict[str, Any], dict[str, dict[str, 
     return settings, caches
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     """What was found of one process, and when it was looked for (CLOCK_MONOTONIC, seconds)."""
 
     place: Place | None

@@ -6,7 +6,7 @@ Never from `smaps` or `smaps_rollup`: they walk the page tables under the target
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from amidiag.model import MemoryUse
 from amidiag.procfs.processes import ENDED_STATES, read_file
@@ -15,8 +15,7 @@ _NO_MEMORY = MemoryUse(None, None, None, None)
 _FOUR_LINES = 160  # Each is "RssShmem:\t%8lu kB\n" and at most 38 bytes long.
 
 
-@dataclass(frozen=True, slots=True)
-class StatusFields:
+class StatusFields(NamedTuple):
     """The part of `/proc/PID/status` that is watched (proc_pid_status(5)), in bytes."""
 
     state: str

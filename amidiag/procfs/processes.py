@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from amidiag.procfs.errors import explain
 
@@ -11,8 +11,7 @@ PF_KTHREAD = 0x00200000  # include/linux/sched.h
 ENDED_STATES = frozenset("ZXx")
 
 
-@dataclass(frozen=True, slots=True)
-class ProcStat:
+class ProcStat(NamedTuple):
     """What `/proc/PID/stat` says (proc_pid_stat(5)). World-readable.
 
     `name` is the name of the main thread, at most 15 bytes; `start_ticks` are clock ticks since boot.
