@@ -91,7 +91,8 @@ def test_what_holds_none(spawn: Spawn) -> None:
     # GIVEN a kernel thread, and a process with no FD
     kernel_threads = [stat.pid for stat in snapshot().values() if stat.kernel_thread]
     closed = spawn(["sh", "-c", "exec sleep 1000 <&- >&- 2>&-"])
-    while read_stat(closed.pid).name != "sleep":
+    # It sleeps once its libraries are loaded, for which it has files open.
+    while (read_stat(closed.pid).name, read_stat(closed.pid).state) != ("sleep", "S"):
         continue
     for pid in (*kernel_threads[:3], closed.pid):
         assert count(pid) == 0

@@ -16,9 +16,9 @@ for m in keep: m[0] = 1
 print("ready", flush=True)
 while True:
     children = []
-    for _ in range(6):
+    for life in (0.002, 0.005, 0.02, 0.05, 0.1, 0.2):
         pid = os.fork()
-        if pid == 0: time.sleep(0.025); os._exit(0)
+        if pid == 0: time.sleep(life); os._exit(0)
         children.append(pid)
     for pid in children: os.waitpid(pid, 0)
 """
@@ -44,4 +44,4 @@ def test_members_that_end_meanwhile_are_left_out(churning) -> None:
         seen.update(p.pid for p in observation.processes)
         held = observation.processes[0].shm.held
         assert held is not None and held >= 40 * 4096
-    assert len(seen) > 20
+    assert len(seen) > 5
