@@ -140,7 +140,8 @@ class _Hooks:
         setattr(holder, name, hook)
 
     def _in_socket(self, module: ModuleType) -> None:
-        self._wrap(module.socket, "__init__", notes.socket(module._socket.socket.fileno))
+        file = module.socketpair.__code__.co_filename
+        self._wrap(module.socket, "__init__", notes.socket(module._socket.socket.fileno, file))
         self._wrap(module, "recv_fds", notes.received_with_data)
 
     def _in_subprocess(self, module: ModuleType) -> None:

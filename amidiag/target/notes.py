@@ -65,17 +65,19 @@ def pipe(region: Region, ends: tuple[int, int], args: Args, frame: FrameType) ->
 def memfd(region: Region, fd: int, args: Args, frame: FrameType) -> None:
     """memfd_create(2)."""
     info = fstat(fd)
-    region.note_inode(_MEMFD, fd, info.st_dev, info.st_ino, frame)
+    region.note_mapped(_MEMFD, fd, info.st_dev, info.st_ino, frame)
 
 
 def shm(region: Region, fd: int, args: Args, frame: FrameType) -> None:
-    """shm_open(3)."""
+    """shm_open(3). A segment that was opened already stays that of who made it."""
     info = fstat(fd)
-    region.note_inode(_SHM, fd, info.st_dev, info.st_ino, frame)
+    if not region.knows(info.st_dev, info.st_ino):
+        region.note_mapped(_SHM, fd, info.st_dev, info.st_ino, frame)
 
 
 def anonymous(kind: int) -> Note:
-    """For what may have an inode that others have too: eventfd, timerfd, pidfd (before Linux 6.9).
+    """For what has an inode that others have too: eventfd and timerfd; and pidfd, since Linux 6.9 that of all
+    pidfds of the same process.
 
     The `eventfd-id` of fdinfo is not kept: the kernel gives the lowest free one, so the next eventfd of the
     same number has it again, and to read it costs more than all else here.
@@ -83,11 +85,7 @@ def anonymous(kind: int) -> Note:
 
     def note(region: Region, fd: int, args: Args, frame: FrameType) -> None:
         info = fstat(fd)
-        device, inode = info.st_dev, info.st_ino
-        if (device, inode) == _Known.shared:
-            region.note_fd(kind, fd, device, inode, frame)
-        else:
-            region.note_inode(kind, fd, device, inode, frame)
+        region.note_fd(kind, fd, info.st_dev, info.st_ino, frame)
 
     return note
 
@@ -96,7 +94,8 @@ def opened(region: Region, fd: int, args: Args, frame: FrameType, kind: int = _F
     """What was opened by its path: many FDs may share its inode, but a segment is known by it."""
     info = fstat(fd)
     if info.st_dev == _Known.shm:
-        region.note_inode(_SHM, fd, info.st_dev, info.st_ino, frame)
+        if not region.knows(info.st_dev, info.st_ino):
+            region.note_mapped(_SHM, fd, info.st_dev, info.st_ino, frame)
     else:
         region.note_fd(kind, fd, info.st_dev, info.st_ino, frame)
 
@@ -139,7 +138,7 @@ def received(region: Region, fds: Any, args: Args, frame: FrameType) -> None:
         own_inode = sort in (_FIFO, _SOCK, 0) or device == _Known.shm or info.st_nlink == 0
         if own_inode and (device, inode) != _Known.shared:
             if not region.knows(device, inode):
-                region.note_inode(_RECEIVED, fd, device, inode, frame)
+                region.note_mapped(_RECEIVED, fd, device, inode, frame)
         else:
             region.note_fd(_RECEIVED, fd, device, inode, frame)
 
@@ -149,15 +148,20 @@ def received_with_data(region: Region, result: tuple[Any, ...], args: Args, fram
     received(region, result[1], args, frame)
 
 
-def socket(fileno: Any) -> Note:
-    """A socket object was made, perhaps around a descriptor that is known. `fileno`: of the C class."""
+def socket(fileno: Any, module_file: str) -> Note:
+    """A socket object was made, perhaps around a descriptor that is known. `fileno`: of the C class.
+
+    Of `socketpair`, `accept` and others of the module itself (`module_file`) the caller counts: they make the
+    object in a line after that in which they have made the descriptor.
+    """
 
     def note(region: Region, result: None, args: Args, frame: FrameType) -> None:
         fd = fileno(args[0])
         if fd >= 0:
             info = fstat(fd)
             if not region.knows(info.st_dev, info.st_ino):
-                region.note_inode(_SOCKET, fd, info.st_dev, info.st_ino, frame)
+                caller = frame.f_back if frame.f_code.co_filename == module_file else None
+                region.note_inode(_SOCKET, fd, info.st_dev, info.st_ino, caller or frame)
 
     return note
 
