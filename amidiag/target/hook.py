@@ -42,51 +42,37 @@ class Hook:
     like it (`os.open in os.supports_dir_fd`), passes for its type, and is pickled by its name.
 
     Where the program stands at its recursion limit no function of Python's can be called any more: what
-    must not fail there is written out here.
+    must not fail there is written out here, each time.
     """
 
-    __slots__ = ("__weakref__", "_note", "_original", "_owner", "_prepare")
+    __slots__ = ("__weakref__", "_note", "_original", "_owner")
 
-    def __init__(
-        self, original: Callable[..., Any], owner: Owner, note: Note | None, prepare: Prepare | None = None
-    ) -> None:
-        """`prepare` may change what is called."""
+    def __init__(self, original: Callable[..., Any], owner: Owner, note: Note | None) -> None:
         self._original = original
         self._owner = owner
         self._note = note
-        self._prepare = prepare
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        owner, region, prepare = self._owner, self._owner.region, self._prepare
-        call, given, named = self._original, args, kwargs
-        if prepare is not None and region is not None:
-            try:
-                call, given, named = prepare(call, args, kwargs, _getframe(1))
-            except BaseException as error:
-                if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
-                    region.words[R_ERRORS] += 1
-                elif not owner.swallowed(error):
-                    raise
         try:
-            result = call(*given, **named)
+            result = self._original(*args, **kwargs)
         except BaseException as error:
-            # The traceback becomes what it would be without this frame and that of `in_place` (not on 3.10).
-            trace = error.__traceback__.tb_next  # type: ignore[union-attr]
-            error.__traceback__ = trace.tb_next if trace is not None and given is not args else trace
+            # The traceback becomes what it would be without this frame (not on 3.10).
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]
+            region = self._owner.region
             if type(error) is OSError and region is not None:
                 try:
-                    owner.failed(error)
+                    self._owner.failed(error)
                 except RecursionError:
                     region.words[R_ERRORS] += 1
             raise
-        note, region = self._note, owner.region
-        if note is not None and region is not None:
+        region = self._owner.region
+        if region is not None and self._note is not None:
             try:
-                note(region, result, args, _getframe(1))
+                self._note(region, result, args, _getframe(1))
             except BaseException as error:
                 if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
                     region.words[R_ERRORS] += 1
-                elif not owner.swallowed(error):
+                elif not self._owner.swallowed(error):
                     raise
         return result
 
@@ -122,6 +108,55 @@ class Hook:
 
     def __reduce__(self) -> str:
         return str(self._original.__name__)
+
+
+class PreparingHook(Hook):
+    """One that may change what is called, and from where."""
+
+    __slots__ = ("_prepare",)
+    # A class has its own of these: here they are the original's too.
+    __module__ = vars(Hook)["__module__"]
+    __doc__ = vars(Hook)["__doc__"]
+
+    def __init__(
+        self, original: Callable[..., Any], owner: Owner, note: Note | None, prepare: Prepare
+    ) -> None:
+        super().__init__(original, owner, note)
+        self._prepare = prepare
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        region = self._owner.region
+        call, given, named = self._original, args, kwargs
+        if region is not None:
+            try:
+                call, given, named = self._prepare(call, args, kwargs, _getframe(1))
+            except BaseException as error:
+                if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+                    region.words[R_ERRORS] += 1
+                elif not self._owner.swallowed(error):
+                    raise
+        try:
+            result = call(*given, **named)
+        except BaseException as error:
+            # Without this frame and that of `in_place`.
+            trace = error.__traceback__.tb_next  # type: ignore[union-attr]
+            error.__traceback__ = trace.tb_next if trace is not None and given is not args else trace
+            if type(error) is OSError and region is not None:
+                try:
+                    self._owner.failed(error)
+                except RecursionError:
+                    region.words[R_ERRORS] += 1
+            raise
+        region = self._owner.region
+        if region is not None and self._note is not None:
+            try:
+                self._note(region, result, args, _getframe(1))
+            except BaseException as error:
+                if type(error) is RecursionError and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+                    region.words[R_ERRORS] += 1
+                elif not self._owner.swallowed(error):
+                    raise
+        return result
 
 
 def method(original: Callable[..., Any], owner: Owner, note: Note) -> Any:

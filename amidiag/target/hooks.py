@@ -13,7 +13,7 @@ import posix
 import sys
 
 from . import inherit, notes, torch_notes
-from .hook import Hook, method
+from .hook import Hook, PreparingHook, method
 from .in_place import caller_as
 from .late_import import LateImports
 from .trace_layout import KIND
@@ -120,10 +120,16 @@ class _Hooks:
     ) -> None:
         """A hook in the place of a built-in function, if there is one of this name."""
         original = getattr(holders[0], name, None)
-        if original is None or type(original) is Hook:
+        if original is None or isinstance(original, Hook):
             return
         known = (hook for _, _, hook, _ in _Installed.put if getattr(hook, "__wrapped__", None) is original)
-        hook = next(known, None) or Hook(original, self._tracer, note, prepare)
+        hook = next(known, None)
+        if hook is None:
+            hook = (
+                Hook(original, self._tracer, note)
+                if prepare is None
+                else PreparingHook(original, self._tracer, note, prepare)
+            )
         for holder in holders:
             if vars(holder).get(name) is original:
                 self._set(holder, name, hook)

@@ -88,12 +88,12 @@ def _by_fstat(fds: Iterable[int]) -> Iterator[tuple[int, tuple[int, int]]]:
         yield fd, (info.st_dev, info.st_ino)
 
 
-def open_fds() -> list[int]:
-    """The numbers of what is open, by `/proc/self/fd`; takes one FD meanwhile. Raises OSError."""
+def numbers(directory: str) -> list[int]:
+    """Those that have an entry in a directory of `/proc`; takes one FD meanwhile. Raises OSError."""
     if _Library.getdents is None:
-        return [int(name) for name in listdir("/proc/self/fd")]
+        return [int(name) for name in listdir(directory)]
     found = []
-    for part in _parts("/proc/self/fd", os.O_DIRECTORY, _Library.getdents):
+    for part in _parts(directory, os.O_DIRECTORY, _Library.getdents):
         at = 0
         while at < len(part):
             name = part[at + _NAME_AT : part.index(0, at + _NAME_AT)]

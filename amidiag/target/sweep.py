@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # FDs to leave free for the program: closer to its limit than this, no descriptor is opened, not even for a moment.
 _HEADROOM = 64
 _MOST_FDS = 1 << 20
-_PLAIN = (KIND["pipe"], KIND["socket"])
+_PLAIN = (KIND["pipe"], KIND["socket"], KIND["memfd"])
+_NEVER_MAPPED = frozenset((KIND["pipe"], KIND["socket"]))
 
 # A slot in words of 8 bytes (trace_layout.SLOT): the second holds kind, keyed and FD.
 SLOT_WORDS = SLOT_SIZE // 8
@@ -30,37 +31,42 @@ _KIND_MASK = 0xFFFF
 Key = tuple[int, ...]
 
 
-# Devices of pipes and sockets, which are never mapped, and whose inodes do not come again. Learnt on the way.
+# Devices of pipes, sockets and memfds, whose inodes do not come again once they are closed. Learnt on the way.
 _plain_devices: set[int] = set()
 
 
 class Look:
-    """What was open at one moment; what has been noted since is not its business.
+    """What there was at one moment; what has been noted since is not its business.
 
     Keys are those of `Region`. Raises OSError where there is no `/proc` (a program may have changed its
-    root), or where not all of what is open can be seen.
+    root), where not all can be seen, or where there is no FD to look with.
     """
 
-    def __init__(self, slot_of: dict[Key, int], words: memoryview) -> None:
-        """`words`: the slots that are in use."""
-        # What was noted and how it was written, as it is before it is asked what is open.
-        noted = set(slot_of)
+    def __init__(self, noted: set[Key], words: memoryview, *, mapped: bool) -> None:
+        """`noted`: all that is. `words`: the slots in use. `mapped`: some may be of what is mapped."""
+        # How it was written, before it is asked what there is.
         self._then = memoryview(bytes(words)).cast("Q")
-        self._by_fd = _open_files()
-        self._mapped: set[Key] | None = None
-        self._asked = False
-        self.suspects = list(noted - {(BY_INODE, device, inode) for device, inode in self._by_fd.values()})
-        """What no FD had, by its inode. Most of a full table is pipes and sockets, closed."""
+        # Close to the limit threads and mappings are not asked for: that takes an FD.
+        near = _near_the_limit()
+        self._by_fd = _files_at_the_limit() if near else quiet.identities(_listed())
+        noted -= {(BY_INODE, device, inode) for device, inode in self._by_fd.values()}
+        if not near:
+            noted -= {(BY_THREAD, number) for number in quiet.numbers("/proc/self/task")}
+            noted -= _mapped() if mapped else set()
+        self._never_mapped = _NEVER_MAPPED if near else frozenset(KIND.values())
+        self._plain_devices = set() if near else _plain_devices
+        self.suspects = list(noted)
+        """What was not seen by its inode, or where it was mapped; and files and processes, not asked for yet."""
 
     def free(self, slot_of: dict[Key, int], words: memoryview, free: list[int], most: int) -> int:
         """Take out so many suspects, if they were closed, and free their slots; how many were taken out."""
-        suspects, count = self.suspects, 0
+        suspects, plain_devices, count = self.suspects, self._plain_devices, 0
         for _ in range(most):
             try:
                 key = suspects.pop()
             except IndexError:
                 break
-            if key[0] == BY_INODE and key[1] in _plain_devices:
+            if key[0] == BY_INODE and key[1] in plain_devices:
                 slot = slot_of.pop(key, None)
                 if slot is None:
                     continue
@@ -79,36 +85,21 @@ class Look:
         return count
 
     def _closed(self, key: Key, at: int) -> bool:
-        """Whether it was closed then; `at`: the first word of its slot. What cannot be asked counts as open."""
+        """Whether it was closed then; `at`: the first word of its slot."""
         then = self._then
         kind = then[at + KIND_WORD] & _KIND_MASK if at < len(then) else 0
         if kind == 0:
             return False  # Taken, and not yet written.
         keyed = key[0]
-        if keyed == BY_INODE and kind in _PLAIN:
-            _plain_devices.add(key[1])
-            return True
         if keyed == BY_FD:
             return self._by_fd.get(key[1]) != (then[at + DEVICE_WORD], then[at + INODE_WORD])
-        return not _lives(*key) if keyed in (BY_PROCESS, BY_THREAD) else self._unmapped(key)
-
-    def _unmapped(self, key: Key) -> bool:
-        """A segment may be mapped and held by no FD."""
-        if not self._asked:
-            self._asked = True
-            self._mapped = _mapped(len(self._by_fd))
-        return self._mapped is not None and key not in self._mapped
-
-
-def _lives(keyed: int, number: int) -> bool:
-    """Whether there is such a process, or such a thread of ours."""
-    if keyed == BY_PROCESS:
-        return alive(number)
-    try:
-        stat(f"/proc/self/task/{number}")
-    except FileNotFoundError:
-        return False
-    return True
+        if keyed == BY_PROCESS:
+            return not alive(key[1])
+        if kind not in self._never_mapped:
+            return False
+        if keyed == BY_INODE and kind in _PLAIN:
+            self._plain_devices.add(key[1])
+        return True
 
 
 def alive(pid: int) -> bool:
@@ -122,42 +113,40 @@ def alive(pid: int) -> bool:
     return True
 
 
-def _open_files() -> dict[int, tuple[int, int]]:
-    """(device, inode) of every open FD."""
-    limit = _limit()
-    # Since Linux 6.2 this is how many are open; 0 before.
-    count = stat("/proc/self/fd").st_size
-    if limit - count >= _HEADROOM:
-        return quiet.identities(_listed(limit))
-    by_fd = quiet.identities(range(limit))
-    if len(by_fd) < count:
-        raise OSError(EMFILE, "some of what is open lies above the limit, which was lowered")
-    return by_fd
-
-
 def _limit() -> int:
     soft = getrlimit(RLIMIT_NOFILE)[0]
     return soft if soft >= 0 else _MOST_FDS
 
 
-def _listed(limit: int) -> Iterable[int]:
+def _count() -> int:
+    """How many FDs are open, since Linux 6.2; 0 before."""
+    return stat("/proc/self/fd").st_size
+
+
+def _near_the_limit() -> bool:
+    return _limit() - _count() < _HEADROOM
+
+
+def _files_at_the_limit() -> dict[int, tuple[int, int]]:
+    count = _count()
+    by_fd = quiet.identities(range(_limit()))
+    if len(by_fd) < count:
+        raise OSError(EMFILE, "some of what is open lies above the limit, which was lowered")
+    return by_fd
+
+
+def _listed() -> Iterable[int]:
     """The numbers of what is open. To list them takes one."""
     try:
-        return quiet.open_fds()
+        return quiet.numbers("/proc/self/fd")
     except OSError:
-        return range(min(limit, _MOST_FDS))  # At the limit, on a kernel that does not count.
+        return range(min(_limit(), _MOST_FDS))  # At the limit, on a kernel that does not count.
 
 
-def _mapped(open_now: int) -> set[Key] | None:
-    """Keys of what is mapped, by inode and by address; None if it cannot be asked now."""
-    if _limit() - open_now < _HEADROOM:
-        return None
+def _mapped() -> set[Key]:
+    """Keys of what is mapped, by inode and by address."""
     keys: set[Key] = set()
-    try:
-        lines = quiet.memory_map()
-    except OSError:
-        return None
-    for line in lines:
+    for line in quiet.memory_map():
         addresses, _, _, device, inode = line.split(None, 5)[:5]
         if inode != b"0":
             major, minor = device.split(b":")

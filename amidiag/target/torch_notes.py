@@ -32,13 +32,15 @@ def _by_name(region: Region, name: Any, frame: FrameType) -> None:
 def _unless_known(region: Region, fd: int, info: os.stat_result, frame: FrameType) -> None:
     # A segment is shared again whenever it is sent.
     if not region.knows(info.st_dev, info.st_ino):
-        region.note_inode(_STORAGE, fd, info.st_dev, info.st_ino, frame)
+        region.note_mapped(_STORAGE, fd, info.st_dev, info.st_ino, frame)
 
 
 def notes(storage: Any) -> dict[str, tuple[Note, bool]]:
     """For each method of `torch.UntypedStorage` that makes or takes over shared memory, what to keep; and
     whether it is called without an instance. Raises AttributeError for a torch that has other ones."""
-    share_fd, share_name = storage._share_fd_cpu_, storage._share_filename_cpu_
+    # Not its own ones, which take a lock: a finalizer that comes in between would wait for itself.
+    plain: Any = super(storage, storage)
+    share_fd, share_name = plain._share_fd_cpu_, plain._share_filename_cpu_
 
     def shared(region: Region, result: Any, args: tuple[Any, ...], frame: FrameType) -> None:
         _by_fd(region, result[0], frame)

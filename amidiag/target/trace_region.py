@@ -80,6 +80,7 @@ class Region:
         self._look: sweep.Look | None = None
         self._looked_at = 0
         self._kept = 0
+        self._mapped = False
 
     def claim(self, pid: int) -> None:
         """Begin: from now on this is the region of the process `pid`, which calls this itself."""
@@ -102,7 +103,12 @@ class Region:
         return (BY_INODE, device, inode) in self._slot_of
 
     def note_inode(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
-        """Keep where a resource was made that its inode names: a pipe, a socket, a piece of shared memory."""
+        """Keep where a resource was made that its inode names: a pipe, a socket."""
+        self.note((BY_INODE, device, inode), kind, fd, device, inode, frame)
+
+    def note_mapped(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
+        """The same of what may be mapped and held by no FD: a piece of shared memory, and who knows what."""
+        self._mapped = True
         self.note((BY_INODE, device, inode), kind, fd, device, inode, frame)
 
     def note_fd(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
@@ -112,6 +118,7 @@ class Region:
 
     def note_number(self, keyed: int, kind: int, number: int, frame: FrameType) -> None:
         """Keep where a thread or process was started, or where the semaphore at an address was made."""
+        self._mapped = self._mapped or keyed == BY_ADDRESS
         self.note((keyed, number), kind, -1, 0, number, frame, number if keyed == BY_ADDRESS else 0)
 
     def note(
@@ -222,7 +229,9 @@ class Region:
         self._kept = len(self._slot_of)
         self._looked_at = boottime()
         try:
-            self._look = sweep.Look(self._slot_of, self._slot_words[: self.words[R_SLOTS] * SLOT_WORDS])
+            noted = set(self._slot_of)
+            words = self._slot_words[: self.words[R_SLOTS] * SLOT_WORDS]
+            self._look = sweep.Look(noted, words, mapped=self._mapped)
         except OSError:
             # It cannot be asked now: see there.
             self._sweep_at = self._next_sweep()

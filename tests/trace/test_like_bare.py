@@ -95,11 +95,19 @@ print(os.path.exists(directory))
 """,
     "own_descriptors_after_all_were_closed": """
 import gc, os
+gate = os.pipe()
+pids = [os.fork() for _ in range(1)]
+while pids[-1] and len(pids) < 30:
+    pids.append(os.fork())
+if not pids[-1]:
+    os.close(gate[1])
+    os.read(gate[0], 1)
+    os._exit(0)
 os.closerange(3, 4096)
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
 def shown():
     return [os.readlink(f"/proc/self/fd/{fd}") for fd in held]
-print(held, shown())
+print(held, shown(), {os.waitpid(pid, 0)[1] for pid in pids})
 for _ in range(40):
     pid = os.fork()
     if pid == 0:
