@@ -139,7 +139,7 @@ def test_the_pipes_that_loaders_leak_show_who_has_begun_the_loader_process(tmp_p
 
 def test_an_answer_that_is_wrong_or_lacks_something_is_noticed(tmp_path: Path) -> None:
     # GIVEN an answer that is right
-    with started(tmp_path, "everything", "fork") as run:
+    with started(tmp_path, "everything", "again") as run:
         assert run.word() == "made"
         reading = run.judge().reading
         pipe = next(opened for opened in reading.opened if opened.type == "pipe" and opened.made)
