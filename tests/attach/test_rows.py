@@ -225,9 +225,15 @@ def test_only_what_is_new_since_a_mark() -> None:
 
 
 def test_another_process_of_the_same_number_is_new() -> None:
-    saved = save(BEFORE)
-    later = replace(AFTER, started={1: 999, 3: 103}, opened=(Opened(1, "thread", None, (60,), None, None),))
+    # Below a root that is still the same one.
+    saved = save(replace(BEFORE, started={1: 101, 2: 102}))
+    later = replace(AFTER, started={1: 999, 2: 102}, opened=(Opened(1, "thread", None, (60,), None, None),))
     assert len(opened_since(later, saved)) == 1
+
+
+def test_a_mark_of_other_processes_says_so() -> None:
+    with pytest.raises(SavedTraceError, match="of another process: PID 1"):
+        opened_since(replace(AFTER, started={1: 999}), save(BEFORE))
 
 
 def test_a_mark_of_another_boot_says_so() -> None:
