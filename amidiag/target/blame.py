@@ -32,6 +32,15 @@ def is_ours(error: BaseException) -> bool:
     return True
 
 
+def raised_by_call(error: BaseException) -> bool:
+    """Whether it comes from what the catching function itself has called, of C: then no frame is below it.
+
+    For a narrow `except`: a signal handler may raise an error of just that sort (TimeoutError is an OSError).
+    """
+    trace = error.__traceback__
+    return trace is not None and trace.tb_next is None
+
+
 def take_out_our_frames(error: BaseException) -> None:
     """Let its traceback begin with the program's own frames (not on 3.10)."""
     trace = error.__traceback__

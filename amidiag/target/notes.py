@@ -171,7 +171,7 @@ def thread(region: Region, result: None, args: Args, frame: FrameType) -> None:
     # Not getattr: a class of the program's may have its own.
     number = object.__getattribute__(args[0], "_native_id")
     if number is not None:
-        region.note_number(BY_THREAD, _THREAD, number, frame)
+        region.note((BY_THREAD, number), _THREAD, -1, 0, number, frame)
 
 
 def semaphore(region: Region, result: None, args: Args, frame: FrameType) -> None:

@@ -14,6 +14,8 @@ import os
 from posix import close, fstat, listdir, read
 from posix import open as _open
 
+from .blame import raised_by_call
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -83,7 +85,9 @@ def _by_fstat(fds: Iterable[int]) -> Iterator[tuple[int, tuple[int, int]]]:
     for fd in fds:
         try:
             info = fstat(fd)
-        except OSError:
+        except OSError as error:
+            if not raised_by_call(error):
+                raise
             continue  # Not open.
         yield fd, (info.st_dev, info.st_ino)
 

@@ -11,6 +11,7 @@ from posix import kill, stat
 from resource import RLIMIT_NOFILE, getrlimit
 
 from . import quiet
+from .blame import is_ours, raised_by_call
 from .trace_layout import BY_ADDRESS, BY_FD, BY_INODE, BY_PROCESS, BY_THREAD, KIND, SLOT_SIZE
 
 TYPE_CHECKING = False
@@ -62,10 +63,10 @@ class Look:
         """Take out so many suspects, if they were closed, and free their slots; how many were taken out."""
         suspects, plain_devices, count = self.suspects, self._plain_devices, 0
         for _ in range(most):
-            try:
-                key = suspects.pop()
-            except IndexError:
+            # Nothing is called between the asking and the taking.
+            if not suspects:
                 break
+            key = suspects.pop()
             if key[0] == BY_INODE and key[1] in plain_devices:
                 slot = slot_of.pop(key, None)
                 if slot is None:
@@ -106,10 +107,11 @@ def alive(pid: int) -> bool:
     """Whether there is such a process. One that nobody has waited for is."""
     try:
         kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # It lives, as somebody else.
+    except OSError as error:
+        if not raised_by_call(error):
+            raise
+        # Else it lives, as somebody else.
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -139,17 +141,26 @@ def _listed() -> Iterable[int]:
     """The numbers of what is open. To list them takes one."""
     try:
         return quiet.numbers("/proc/self/fd")
-    except OSError:
+    except OSError as error:
+        if not is_ours(error):
+            raise
         return range(min(_limit(), _MOST_FDS))  # At the limit, on a kernel that does not count.
 
 
 def _mapped() -> set[Key]:
-    """Keys of what is mapped, by inode and by address."""
+    """Keys of what is mapped, by inode and, of semaphores, by address."""
     keys: set[Key] = set()
+    devices: dict[bytes, int] = {}
     for line in quiet.memory_map():
-        addresses, _, _, device, inode = line.split(None, 5)[:5]
-        if inode != b"0":
+        fields = line.split(None, 5)
+        device, inode = fields[3:5]
+        if inode == b"0":
+            continue
+        number = devices.get(device)
+        if number is None:
             major, minor = device.split(b":")
-            keys.add((BY_INODE, makedev(int(major, 16), int(minor, 16)), int(inode)))
-            keys.add((BY_ADDRESS, int(addresses.split(b"-")[0], 16)))
+            number = devices[device] = makedev(int(major, 16), int(minor, 16))
+        keys.add((BY_INODE, number, int(inode)))
+        if b"/sem." in line:
+            keys.add((BY_ADDRESS, int(fields[0].split(b"-")[0], 16)))
     return keys

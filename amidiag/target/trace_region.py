@@ -13,6 +13,7 @@ from _thread import _local, get_native_id
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 
 from . import sweep
+from .blame import is_ours, raised_by_call
 from .call_sites import CallSites
 from .sweep import SLOT_WORDS, Key
 from .trace_layout import (
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# How many slots are in use is said so many at a time; sweeps wait until so many are, then until twice
-# what was open.
+# How many slots are in use is said so many at a time.
 _BLOCK = 256
-_FIRST_SWEEP = 4096
+# A sweep comes after so many creations at least, and so many at most; between, as many as make a look around
+# cost so many nanoseconds each. Few are better: what is in the processor's cache is not waited for.
+_LEAST, _MOST, _NS_EACH = 1024, 8192, 200
 # Of what is closed so many are freed at once.
 _AT_ONCE = 32
 # Nanoseconds between two sweeps of a table that is almost full of what is open, and of a process at EMFILE.
@@ -75,11 +77,12 @@ class Region:
         self._sequence = itertools.count(1)
         self._threads = _local()
         self._sweeping: object = None
-        self._sweep_at = min(_FIRST_SWEEP, self._capacity)
+        self._sweep_at = min(_LEAST, self._capacity)
         # The last look around, while it is not used up; and how many of that time are there still.
         self._look: sweep.Look | None = None
         self._looked_at = 0
         self._kept = 0
+        self._pause = _LEAST
         self._mapped = False
 
     def claim(self, pid: int) -> None:
@@ -103,7 +106,7 @@ class Region:
         return (BY_INODE, device, inode) in self._slot_of
 
     def note_inode(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
-        """Keep where a resource was made that its inode names: a pipe, a socket."""
+        """Keep where a resource was made that its inode names: a socket, a pidfd."""
         self.note((BY_INODE, device, inode), kind, fd, device, inode, frame)
 
     def note_mapped(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
@@ -134,10 +137,8 @@ class Region:
         slot_of = self._slot_of
         if len(slot_of) >= self._sweep_at:
             self._sweep()
-        try:
-            slot = self._free.pop()
-        except IndexError:
-            slot = self._more()
+        # Nothing is called between the asking and the taking.
+        slot = self._free.pop() if self._free else self._more()
         now = clock_gettime_ns(CLOCK_BOOTTIME)
         if slot >= 0 and slot_of.setdefault(key, slot) == slot:
             at = self._slots_at + slot * SLOT_SIZE
@@ -180,8 +181,9 @@ class Region:
                 if self._slot_of[key] == slot:
                     _pack(*arguments)
                     return True
-            except KeyError:
-                continue
+            except KeyError as error:
+                if not raised_by_call(error):
+                    raise
 
     def failed_for_want_of_fds(self) -> None:
         """Keep that a creation failed with EMFILE or ENFILE, and for the post-mortem what is open now."""
@@ -232,12 +234,15 @@ class Region:
             noted = set(self._slot_of)
             words = self._slot_words[: self.words[R_SLOTS] * SLOT_WORDS]
             self._look = sweep.Look(noted, words, mapped=self._mapped)
-        except OSError:
+        except OSError as error:
+            if not is_ours(error):
+                raise
             # It cannot be asked now: see there.
             self._sweep_at = self._next_sweep()
+        self._pause = min(max((boottime() - self._looked_at) // _NS_EACH, _LEAST), _MOST)
 
     def _next_sweep(self) -> int:
-        return min(self._capacity, max(_FIRST_SWEEP, 2 * self._kept))
+        return min(self._capacity, self._kept + max(self._kept, self._pause))
 
     def _freed(self) -> int:
         """A slot of what the last look around has found closed, -1 if there is none.
@@ -247,10 +252,8 @@ class Region:
         """
         while self._look is not None:
             self._free_some(self._look)
-            try:
+            if self._free:
                 return self._free.pop()
-            except IndexError:
-                continue  # All of those are open.
         return -1
 
     def _use_up(self) -> None:
