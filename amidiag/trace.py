@@ -12,13 +12,12 @@ with amidiag.trace.tracing() as traced:      # in a test
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from amidiag.attach.call_sites import read_trace
 from amidiag.attach.grouping import group
+from amidiag.attach.grown import made_since, now
 from amidiag.model import TraceRow
 from amidiag.target import tracer
 from amidiag.target.tracer import Tracer
@@ -49,7 +48,7 @@ class Traced:
 
     def __init__(self) -> None:
         self._ended = False
-        self._since = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._since = now()
 
     def open_now(self, *, types: Collection[str] = ()) -> tuple[TraceRow, ...]:
         """What was made since and is open now, by call site, most first; only `types`, as `fds` names them.
@@ -58,9 +57,7 @@ class Traced:
         """
         if self._ended:
             raise TracingError("tracing has ended: ask inside the `with`")
-        reading = read_trace(os.getpid())
-        new = tuple(one for one in reading.opened if one.made and one.made.boottime_ns >= self._since)
-        rows, _ = group(replace(reading, opened=new), types=types)
+        rows, _ = group(made_since(read_trace(os.getpid()), self._since), types=types)
         return rows
 
 

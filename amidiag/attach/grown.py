@@ -24,4 +24,9 @@ def grown(identity: Identity, since: int) -> TraceReading | None:
         reading = read_trace(identity)
     except (NotTraced, NoPermission, ProcessGone):
         return None
+    return made_since(reading, since)
+
+
+def made_since(reading: TraceReading, since: int) -> TraceReading:
+    """The same without what was made before `since`, or was not seen being made."""
     return replace(reading, opened=tuple(o for o in reading.opened if o.made and o.made.boottime_ns >= since))

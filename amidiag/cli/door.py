@@ -11,6 +11,8 @@ from amidiag.cli.options import Option
 from amidiag.model import Envelope, ExitCode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 Json = Annotated[bool, Option("--json", help="Print one JSON object (`amidiag schema` describes it).")]
@@ -97,6 +99,16 @@ def print_json(report: Envelope) -> None:
     from amidiag.report.as_json import envelope_text
 
     stdout().write(envelope_text(report) + "\n")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user has named, whole or not at all. Raises CommandError where it cannot be."""
+    from amidiag.diagnosis.whole_file import write_whole
+
+    try:
+        write_whole(path, text)
+    except OSError as e:
+        raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e
 
 
 def out() -> Console:

@@ -125,12 +125,8 @@ def _read_mark(path: str, targets: list[Identity]) -> FdMark:
 def _write_mark(path: str, seen: FdLook, report: Envelope) -> None:
     from pathlib import Path
 
-    from amidiag.cli.door import stderr
-    from amidiag.diagnosis.whole_file import write_whole
+    from amidiag.cli.door import stderr, write_file
     from amidiag.procfs.fd_mark import to_json
 
-    try:
-        write_whole(Path(path), to_json(seen.listings, report.generated_at))
-    except OSError as e:
-        raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e
+    write_file(Path(path), to_json(seen.listings, report.generated_at))
     stderr().write(f"wrote {path}\n")

@@ -8,9 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from amidiag.cli.door import CommandError, Json, out, print_json
+from amidiag.cli.door import CommandError, Json, out, print_json, write_file
 from amidiag.cli.options import Argument, Option
-from amidiag.model import ExitCode
 
 NAME = "gate"
 EXAMPLES = """\b
@@ -51,7 +50,7 @@ def command(
     found = checks(result)
     code = gate_exit_code(found, undecided_passes=undecided is Undecided.PASS)
     if junit is not None:
-        _write(junit, junit_xml(f"amidiag gate {result.recipe.name}", cases(found)))
+        write_file(junit, junit_xml(f"amidiag gate {result.recipe.name}", cases(found)))
     if as_json:
         print_json(soak_envelope(NAME, result, code, gate=found))
     else:
@@ -73,13 +72,13 @@ def _broken_until_it_ends(junit: Path | None, recipe: str) -> Iterator[None]:
     if junit is None:
         yield
         return
-    _write(junit, _error_xml(recipe, "the soak did not end: it was killed, or still runs"))
+    write_file(junit, _error_xml(recipe, "the soak did not end: it was killed, or still runs"))
     try:
         yield
     except BaseException as e:
         # A full disk may refuse the reason; what is there says `error` too.
         with contextlib.suppress(CommandError):
-            _write(junit, _error_xml(recipe, str(e) or type(e).__name__))
+            write_file(junit, _error_xml(recipe, str(e) or type(e).__name__))
         raise
 
 
@@ -88,12 +87,3 @@ def _error_xml(recipe: str, text: str) -> str:
 
     first = text.partition("\n")[0]
     return junit_xml(f"amidiag gate {Path(recipe).stem}", [Case("soak", "run", "error", first, text)])
-
-
-def _write(path: Path, text: str) -> None:
-    from amidiag.diagnosis.whole_file import write_whole
-
-    try:
-        write_whole(path, text)
-    except OSError as e:
-        raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
-from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json, stdout
+from amidiag.cli.door import CommandError, Json, envelope, err, out, print_json, stdout, write_file
 from amidiag.cli.options import Argument, Option
+from amidiag.cli.spans import seconds
 from amidiag.model import ExitCode, TraceData, TraceFiles
 
 if TYPE_CHECKING:
@@ -32,16 +32,7 @@ It may be hung, stopped, at EMFILE: it is not asked. What a dead one left is an 
 it made and is not known to have closed.
 Exit codes: 0 shown, 2 usage, 3 no such process, or it is not traced."""
 
-_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)")
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STDOUT = Path("-")
-
-
-def _seconds(text: str) -> float:
-    match = _SPAN.fullmatch(text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no time: write 0s, 30m, 12h or 7d")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def command(
@@ -72,7 +63,7 @@ def command(
 
     PID may be the file of a call-site table too. Without it, the tables of this user are listed.
     """
-    age = _seconds(older_than)
+    age = seconds(older_than)
     if target is None:
         if tree or types or full or save or since or collapsed or speedscope:
             raise click.BadParameter("of which process? Only --clean and --json go without a PID")
@@ -171,15 +162,10 @@ def _write_graphs(collapsed: Path | None, speedscope: Path | None, opened: list[
 
 
 def _write(path: Path, text: str) -> None:
-    from amidiag.diagnosis.whole_file import write_whole
-
     if path == _STDOUT:
         stdout().write(text)
         return
-    try:
-        write_whole(path, text)
-    except OSError as e:
-        raise CommandError(f"cannot write {path}: {e.strerror}", ExitCode.USAGE) from e
+    write_file(path, text)
     err().print(f"wrote {path}")
 
 

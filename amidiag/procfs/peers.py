@@ -27,7 +27,7 @@ from amidiag.procfs.file_types import DELETED
 from amidiag.procfs.holders import Holders, Place
 from amidiag.procfs.mounts import read_mounts
 from amidiag.procfs.probe import FarEndProbe
-from amidiag.procfs.processes import all_pids, read_stat
+from amidiag.procfs.processes import all_pids, can_hold, read_stat
 
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _ROUNDS = 4
@@ -158,7 +158,7 @@ class _Machine:
         except (FileNotFoundError, ProcessLookupError):
             return  # It has ended: it holds nothing any more.
         except PermissionError:
-            self.unreadable += _can_hold_fds(pid)
+            self.unreadable += can_hold(pid)
             return
         except OSError as error:
             raise explain(error, pid, None, "the FDs") from error
@@ -206,15 +206,6 @@ def _fifo_key(pid: int, fd: str, directory: int) -> PipeKey | None:
         return None
     answer = os.stat(fd, dir_fd=directory)
     return answer.st_dev, answer.st_ino
-
-
-def _can_hold_fds(pid: int) -> bool:
-    """Kernel threads and zombies hold no FDs; to be refused by them is no gap."""
-    try:
-        stat = read_stat(pid)
-    except ProcessGone:
-        return False
-    return not (stat.kernel_thread or stat.ended)
 
 
 def _count(placed: Iterable[tuple[PipeEnd, Place]]) -> dict[str, PeerCounts]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from amidiag.procfs.errors import explain
+from amidiag.procfs.errors import ProcessGone, explain
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 ENDED_STATES = frozenset("ZXx")
@@ -58,6 +58,15 @@ def parse_stat(pid: int, data: bytes) -> ProcStat:
         start_ticks=int(fields[19]),
         kernel_thread=bool(int(fields[6]) & PF_KTHREAD),
     )
+
+
+def can_hold(pid: int) -> bool:
+    """Whether it can hold FDs or mappings. Kernel threads and zombies cannot; to be refused by them is no gap."""
+    try:
+        stat = read_stat(pid)
+    except ProcessGone:
+        return False
+    return not (stat.kernel_thread or stat.ended)
 
 
 def read_cmdline(pid: int) -> tuple[str, ...]:

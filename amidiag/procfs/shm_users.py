@@ -6,10 +6,10 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from amidiag.procfs.errors import ProcessGone, explain
+from amidiag.procfs.errors import explain
 from amidiag.procfs.fds import open_directory, read_links
 from amidiag.procfs.file_types import DELETED, TypeAsker
-from amidiag.procfs.processes import all_pids, read_stat
+from amidiag.procfs.processes import all_pids, can_hold
 from amidiag.procfs.segments import kind_of
 from amidiag.procfs.shm import Key
 
@@ -78,7 +78,7 @@ class _Search:
         except (FileNotFoundError, ProcessLookupError):
             return  # It has ended: it maps and holds nothing any more.
         except PermissionError:
-            if _can_hold(pid):
+            if can_hold(pid):
                 self.users.unreadable.append(pid)
             return
         except OSError as error:
@@ -140,12 +140,3 @@ def _keys_in(data: bytes) -> Iterator[Key]:
         if len(fields) == 6:
             major, _, minor = fields[3].partition(b":")
             yield os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
-
-
-def _can_hold(pid: int) -> bool:
-    """Kernel threads and zombies map and hold nothing; to be refused by them is no gap."""
-    try:
-        stat = read_stat(pid)
-    except ProcessGone:
-        return False
-    return not (stat.kernel_thread or stat.ended)
