@@ -4,7 +4,8 @@
 
 Prints, per sort of resource and depth of the stack, CPU time bare and traced (the hooks taken out and put in
 again between runs), the median of the paired differences, and the ratio. On a machine that does other things
-too, `more` grows with `bare`. Peers: a stack taken with
+too, `more` grows with `bare`. All on one CPU: what a thread's start costs on several hangs on where the
+scheduler puts the thread, by more than the tracer costs. Peers: a stack taken with
 `traceback.extract_stack(limit=16)` for each pipe, and tracemalloc with 16 frames, asked for each pipe. Each
 resource is closed at once, so the differences hold the share of the sweeps that find out what is closed.
 """
@@ -217,6 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=11, help="paired runs of each (default 11)")
     args = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     tracer = install(children=False)
     if tracer.error is not None:
         sys.exit(f"tracing is off: {tracer.error}")

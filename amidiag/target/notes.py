@@ -65,7 +65,9 @@ def pipe(region: Region, ends: tuple[int, int], args: Args, frame: FrameType) ->
 def memfd(region: Region, fd: int, args: Args, frame: FrameType) -> None:
     """memfd_create(2)."""
     info = fstat(fd)
-    region.note_mapped(_MEMFD, fd, info.st_dev, info.st_ino, frame)
+    device, inode = info.st_dev, info.st_ino
+    region.mapped = True
+    region.note((BY_INODE, device, inode), _MEMFD, fd, device, inode, frame)
 
 
 def shm(region: Region, fd: int, args: Args, frame: FrameType) -> None:

@@ -43,20 +43,21 @@ class Look:
     root), where not all can be seen, or where there is no FD to look with.
     """
 
-    def __init__(self, noted: set[Key], words: memoryview, *, mapped: bool) -> None:
+    def __init__(self, noted: list[Key], words: memoryview, *, mapped: bool) -> None:
         """`noted`: all that is. `words`: the slots in use. `mapped`: some may be of what is mapped."""
         # How it was written, before it is asked what there is.
         self._then = memoryview(bytes(words)).cast("Q")
         # Close to the limit threads and mappings are not asked for: that takes an FD.
         near = _near_the_limit()
         self._by_fd = _files_at_the_limit() if near else quiet.identities(_listed())
-        noted -= {(BY_INODE, device, inode) for device, inode in self._by_fd.values()}
+        there: set[Key] = {(BY_INODE, device, inode) for device, inode in self._by_fd.values()}
         if not near:
-            noted -= {(BY_THREAD, number) for number in quiet.numbers("/proc/self/task")}
-            noted -= _mapped() if mapped else set()
+            there.update((BY_THREAD, number) for number in quiet.numbers("/proc/self/task"))
+            if mapped:
+                there |= _mapped()
         self._never_mapped = _NEVER_MAPPED if near else frozenset(KIND.values())
         self._plain_devices = set() if near else _plain_devices
-        self.suspects = list(noted)
+        self.suspects = [key for key in noted if key not in there]
         """What was not seen by its inode, or where it was mapped; and files and processes, not asked for yet."""
 
     def free(self, slot_of: dict[Key, int], words: memoryview, free: list[int], most: int) -> int:

@@ -83,7 +83,8 @@ class Region:
         self._looked_at = 0
         self._kept = 0
         self._pause = _LEAST
-        self._mapped = False
+        self.mapped = False
+        """Whether any that was noted may be mapped and held by no FD: then a sweep asks for the mappings too."""
 
     def claim(self, pid: int) -> None:
         """Begin: from now on this is the region of the process `pid`, which calls this itself."""
@@ -111,7 +112,7 @@ class Region:
 
     def note_mapped(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
         """The same of what may be mapped and held by no FD: a piece of shared memory, and who knows what."""
-        self._mapped = True
+        self.mapped = True
         self.note((BY_INODE, device, inode), kind, fd, device, inode, frame)
 
     def note_fd(self, kind: int, fd: int, device: int, inode: int, frame: FrameType) -> None:
@@ -121,7 +122,7 @@ class Region:
 
     def note_number(self, keyed: int, kind: int, number: int, frame: FrameType) -> None:
         """Keep where a thread or process was started, or where the semaphore at an address was made."""
-        self._mapped = self._mapped or keyed == BY_ADDRESS
+        self.mapped = self.mapped or keyed == BY_ADDRESS
         self.note((keyed, number), kind, -1, 0, number, frame, number if keyed == BY_ADDRESS else 0)
 
     def note(
@@ -231,9 +232,9 @@ class Region:
         self._kept = len(self._slot_of)
         self._looked_at = boottime()
         try:
-            noted = set(self._slot_of)
+            noted = list(self._slot_of)
             words = self._slot_words[: self.words[R_SLOTS] * SLOT_WORDS]
-            self._look = sweep.Look(noted, words, mapped=self._mapped)
+            self._look = sweep.Look(noted, words, mapped=self.mapped)
         except OSError as error:
             if not is_ours(error):
                 raise
