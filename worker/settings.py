@@ -13,11 +13,19 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 PREFIX = "AMI_"
@@ -39,6 +47,30 @@ UNUSED_UPSTREAM = frozenset(
         "IMAGE_BASE_URL",
     )
 )
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+SIZE_IN_WORDS = "a number of bytes, or a number with K, M, G or T (powers of 1024)"
+
+
+def parse_size(value: object) -> object:
+    """`512M`, `1.5GiB` or a number of bytes as an int; what is no text is passed on.
+
+    Raises:
+        ValueError: no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("no size")
+    unit = (match[2] or "").lower()
+    return int(float(match[1]) * 1024 ** (" kmgt".index(unit) if unit else 0))
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+"""Bytes."""
 
 
 def _setting(default: Any, doc: str, allowed: str, **limits: Any) -> Any:
@@ -124,9 +156,97 @@ class WorkerSettings(BaseModel):
         8, "Threads in each loader process that download and decode.", "a whole number ≥ 1", ge=1
     )
     antenna_api_dataloader_lifetime: str = _setting(
-        "job",
-        "How long a loader lives. job: one per listed job on every poll, as the public worker does.",
-        "job (worker, one loader for many jobs, comes in a later version)",
+        "worker",
+        "How long a loader lives. worker: one serves many jobs, and none is built before there is a task. job: "
+        "one per listed job on every poll, tasks or not, as the public worker does.",
+        "worker or job",
+    )
+    avoid_torch_atexit_leak: bool = _setting(
+        True,
+        "With pinned memory and persistent loader processes, torch up to 2.12.1 keeps two pipe ends of each of "
+        "them until the worker exits (pytorch #91252). Take its exit callbacks back where it does so.",
+        "true or false",
+    )
+    visibility_timeout_s: float = _setting(
+        30.0,
+        "After how many seconds the server hands a task out again that was taken and not answered. No more "
+        "tasks are taken than can be answered in this time at the measured speed. 0 means no such limit, as in "
+        "the public worker.",
+        "a number ≥ 0",
+        ge=0.0,
+    )
+    image_max_bytes: Size = _setting(
+        512 * 1024**2,
+        "Largest image file that is downloaded; a larger one is answered as an error.",
+        SIZE_IN_WORDS,
+        gt=0,
+    )
+    image_max_pixels: int = _setting(
+        200_000_000,
+        "Largest image, in pixels, that is decoded; a larger one is answered as an error.",
+        "a whole number ≥ 1",
+        ge=1,
+    )
+    image_timeout_s: float = _setting(
+        120.0,
+        "Longest time for the download of one image, in seconds, however slowly its bytes come.",
+        "a number > 0",
+        gt=0.0,
+    )
+    image_cache_max_bytes: Size = _setting(
+        64 * 1024**2,
+        "Image files that each loader process keeps in memory for tasks that come again (redelivery, several "
+        "pipelines). 0 means none, as in the public worker.",
+        SIZE_IN_WORDS,
+        ge=0,
+    )
+    staging_dir: str = _setting(
+        "",
+        "Directory into which images are downloaded ahead of their decoding, so that memory holds no more than "
+        "the active batches however far ahead is loaded. Empty means none: they are kept in memory.",
+        "a directory that exists or can be made, or empty",
+    )
+    staging_max_bytes: Size = _setting(
+        8 * 1024**3, "Most that the staging directory may hold.", SIZE_IN_WORDS, gt=0
+    )
+    memory_budget: str = _setting(
+        "70%",
+        "Memory that the worker with its loader processes may use: a size, or a share of what cgroup and host "
+        "leave at its start. Batches in flight are held back and made smaller before it is passed. 0 means no "
+        "budget, as in the public worker.",
+        f"a percentage up to 100 %, {SIZE_IN_WORDS}, or 0",
+    )
+    autotune: bool = _setting(
+        True,
+        "Choose for each job, from the sizes of its images and the memory budget, how many images make a batch "
+        "and how many batches are loaded ahead. What is set explicitly is not changed by it, but memory still "
+        "bounds it. false: always the batch size and prefetch factor as set.",
+        "true or false",
+    )
+    models_dir: str = _setting(
+        "",
+        "Directory with model files of your own, one folder with a manifest.toml for each pipeline. Empty means "
+        "the built-in pipelines only.",
+        "a directory, or empty",
+    )
+    max_resident_pipelines: int = _setting(
+        0,
+        "Most pipelines that stay in memory; the one not used for longest is given up first. 0 means all, as in "
+        "the public worker.",
+        "a whole number ≥ 0",
+        ge=0,
+    )
+    instances: int = _setting(
+        0,
+        "Worker processes that `ami worker run` starts. 0 means one for each GPU, as the public worker does, "
+        "and one where there is none.",
+        "a whole number ≥ 0",
+        ge=0,
+    )
+    cache_drain: bool = _setting(
+        True,
+        "Empty the registered caches of every process, loaders included, at the end of each job.",
+        "true or false",
     )
     antenna_max_pending_posts: int = _setting(
         5,
@@ -188,10 +308,31 @@ class WorkerSettings(BaseModel):
 
     @field_validator("antenna_api_dataloader_lifetime")
     @classmethod
-    def _is_built(cls, value: str) -> str:
-        if value != "job":
-            raise ValueError("not there yet")
+    def _is_lifetime(cls, value: str) -> str:
+        if value not in ("worker", "job"):
+            raise ValueError("no such lifetime")
         return value
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _is_budget(cls, value: str) -> str:
+        share = _SHARE.fullmatch(value.strip())
+        if share is None:
+            parse_size(value)
+        elif not 0 <= float(share[1]) <= 100:
+            raise ValueError("a share of more than all")
+        return value.strip()
+
+    @property
+    def memory_share(self) -> float | None:
+        """The budget as a share of what is available, 0 to 1; None where it is a size."""
+        share = _SHARE.fullmatch(self.memory_budget)
+        return float(share[1]) / 100 if share else None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The budget in bytes, 0 for none; None where it is a share."""
+        return None if self.memory_share is not None else int(str(parse_size(self.memory_budget)))
 
     @property
     def pipeline_slugs(self) -> tuple[str, ...]:

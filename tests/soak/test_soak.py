@@ -251,7 +251,9 @@ def test_rate_sees_the_leak_of_a_running_worker(tmp_path) -> None:
     (fd,) = [s for s in data["series"] if s["resource"] == "fd"]
     assert fd["verdict"] == "leak"
     assert data["data"]["polls"] > 24
-    assert [f["code"] for f in data["findings"]] == ["FD101"], data["findings"]
+    # What the leaked FDs belong to takes memory too: after some time that is found as well.
+    codes = [f["code"] for f in data["findings"]]
+    assert codes in (["FD101"], ["FD101", "MEM100"]), data["findings"]
     finding = data["findings"][0]
     # The worker had switched its tracer on by its own setting.
     assert "BaseProcess.start" in " ".join(finding["call_sites"][0]["stack"])
