@@ -26,16 +26,23 @@ class CacheSize(NamedTuple):
 class _Registered:
     size: Callable[[], CacheSize]
     drain: Callable[[], None]
+    bounded: bool
 
 
 _registered: dict[str, _Registered] = {}
 _lock = threading.Lock()
 
 
-def register(name: str, *, size: Callable[[], CacheSize], drain: Callable[[], None]) -> None:
-    """Make a cache known under `name`; one that had this name before is replaced."""
+def register(
+    name: str, *, size: Callable[[], CacheSize], drain: Callable[[], None], bounded: bool = False
+) -> None:
+    """Make a cache known under `name`; one that had this name before is replaced.
+
+    `bounded`: it keeps itself below a limit in bytes, and is of use to the jobs that follow: it is measured, and
+    drained only where memory is short.
+    """
     with _lock:
-        _registered[name] = _Registered(size, drain)
+        _registered[name] = _Registered(size, drain, bounded)
 
 
 def forget(name: str) -> None:
@@ -55,17 +62,28 @@ def sizes() -> Mapping[str, CacheSize]:
     return found
 
 
-def drain() -> Mapping[str, CacheSize]:
-    """Empty every cache. Returns those that hold something afterwards: each is a leak, and logged as one."""
-    for name, cache in _all():
+def drain(*, bounded: bool = False) -> Mapping[str, CacheSize]:
+    """Empty every cache, the bounded ones only if told to.
+
+    Returns those that hold something afterwards: each is a leak, and logged as one.
+    """
+    chosen = [(name, cache) for name, cache in _all() if bounded or not cache.bounded]
+    for name, cache in chosen:
         try:
             cache.drain()
         except Exception:  # reporting never breaks the work
             log.exception("the cache %s could not be drained", name)
-    left = {name: size for name, size in sizes().items() if size.entries}
+    names = {name for name, _ in chosen}
+    left = {name: size for name, size in sizes().items() if size.entries and name in names}
     for name, size in left.items():
         log.warning("the cache %s leaks: %s entries, %s bytes are left in it", name, size.entries, size.bytes)
     return left
+
+
+def unbounded() -> Mapping[str, CacheSize]:
+    """Of the caches that a drain at the end of a job empties, those that hold something."""
+    bounded = {name for name, cache in _all() if cache.bounded}
+    return {name: size for name, size in sizes().items() if size.entries and name not in bounded}
 
 
 def _all() -> list[tuple[str, _Registered]]:

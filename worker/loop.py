@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,24 +16,22 @@ from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal, describe
 from worker.antenna.posting import ResultPoster
 from worker.antenna.schemas import AntennaError, BadAnswerError, Job, UnauthorizedError, UnavailableError
+from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
+from worker.guard.budget import Budget
+from worker.guard.tuner import JobTuner, Tuning
 from worker.ingest.batch import Batch
-from worker.ingest.loader import JobLoader, LoaderError
-from worker.ingest.reservation import TaskSampler
+from worker.ingest.limits import ImageLimits
+from worker.ingest.loader import Loader, LoaderError, serves_many_jobs
+from worker.ingest.pace import Pace
+from worker.ingest.source import JobSource
+from worker.ingest.staging import Stager
 from worker.pipelines import Pipeline
 from worker.reach import Reach, UnreachableError
 from worker.settings import WorkerSettings
+from worker.visit import Tally, Visit
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one visit to a job came to. Times in seconds."""
-
-    images: int = 0
-    errors: int = 0
-    waiting: float = 0.0
 
 
 class Worker:
@@ -62,6 +60,13 @@ class Worker:
         self._device = device
         self._pipelines: dict[str, Pipeline] = {}
         self._journal = Journal()
+        self._budget = Budget.of(settings)
+        self._tuning = Tuning(settings, self._budget)
+        self._pace = Pace(settings.visibility_timeout_s)
+        self._stager = _stager_for(settings)
+        self._caches = CacheReport(page, drains=settings.cache_drain)
+        # Of many jobs; None where each job has its own.
+        self._loader = self._new_loader() if serves_many_jobs(settings) else None
         self._reach = Reach(settings.antenna_unreachable_limit_s)
         self._poster = ResultPoster(
             client,
@@ -96,7 +101,14 @@ class Worker:
                 self._poster.drain()
             raise
         finally:
-            self._poster.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._poster.close()
+        if self._loader is not None:
+            self._loader.close()
+        if self._stager is not None:
+            self._stager.close()
 
     def _poll(self) -> bool:
         """Ask for jobs and visit each. Returns whether one of them handed out a task."""
@@ -128,43 +140,57 @@ class Worker:
             log.warning("job %s is for the pipeline %s: not ours, skipped", job.id, job.pipeline_slug)
             return False
         self._page.state("job")
-        started, tally, failed = time.monotonic(), Tally(), False
-        sampler = TaskSampler(
+        started = time.monotonic()
+        tuner = self._tuning.for_job(job.id, job.pipeline_slug)
+        source = self._source(job, tuner)
+        # None is built for a job without tasks, unless each job is to have its own.
+        if self._loader is None:
+            with self._new_loader() as loader:
+                tally = self._visit_with(job, source, tuner, loader)
+        elif source.look():
+            tally = self._visit_with(job, source, tuner, self._loader)
+        else:
+            tally = Tally()
+        self._finish(job, source, tally, time.monotonic() - started)
+        return source.reserved > 0 and not tally.failed and source.error is None
+
+    def _source(self, job: Job, tuner: JobTuner) -> JobSource:
+        return JobSource(
             self._client,
             self._journal,
+            tuner,
+            self._pace,
             job_id=job.id,
-            batch_size=self._settings.antenna_api_batch_size,
             stopping=lambda: self._drain.requested,
             first_task=lambda: self._page.count("jobs"),
+            stager=self._stager,
         )
-        try:
-            with JobLoader(self._settings, sampler) as loader:
-                self._page.count("loaders")
-                self._work(job, loader, tally)
-        except LoaderError as e:
-            failed = True
-            log.error("job %s: the loader failed: %s", job.id, e)
-        self._finish(job, sampler, tally, time.monotonic() - started)
-        return sampler.reserved > 0 and not failed and sampler.error is None
 
-    def _work(self, job: Job, loader: JobLoader, tally: Tally) -> None:
-        while True:
-            waiting = time.monotonic()
+    def _new_loader(self) -> Loader:
+        return Loader(self._settings, built=lambda: self._page.count("loaders"))
+
+    def _visit_with(self, job: Job, source: JobSource, tuner: JobTuner, loader: Loader) -> Tally:
+        visit = Visit(
+            source,
+            loader,
+            job_id=job.id,
+            tuner=tuner,
+            pace=self._pace,
+            drain=self._drain,
+            process=lambda batch: self._process(job, batch),
+            measure=self._budget.bytes is not None,
+        )
+        tally = visit.run()
+        if not self._drain.requested:
             try:
-                with self._drain.interruptible():
-                    batch = loader.next()
-            except StopWaiting:
-                return
-            tally.waiting += time.monotonic() - waiting
-            if batch is None:
-                return
-            self._page.state("batch")
-            self._process(job, batch, tally)
-            self._page.state("job")
-            # Not kept while the next one is waited for.
-            del batch
+                self._caches.end_of_job(job.id, loader)
+            except LoaderError as e:
+                log.warning("job %s: the caches of the loader could not be emptied: %s", job.id, e)
+        return tally
 
-    def _process(self, job: Job, batch: Batch, tally: Tally) -> None:
+    def _process(self, job: Job, batch: Batch) -> tuple[int, int]:
+        """Answer a batch. Returns how many images that were, and how many of them errors."""
+        self._page.state("batch")
         for failure in batch.failures:
             log.warning(
                 "job %s: image %s is answered as an error: %s", job.id, failure.task.image_id, failure.error
@@ -172,35 +198,51 @@ class Worker:
         answers = answer(batch, lambda: self._pipeline(job.pipeline_slug), self._device)
         self._page.count("batches")
         self._page.count("images", len(answers))
-        tally.images += len(answers)
-        tally.errors += sum("error" in a.result for a in answers)
+        self._caches.seen(batch.report)
+        if self._stager is not None:
+            self._stager.done(job.id, [*batch.tasks, *(f.task for f in batch.failures)])
         self._poster.submit(job.id, answers)
+        self._page.state("job")
+        return len(answers), sum("error" in a.result for a in answers)
 
     def _pipeline(self, slug: str) -> Pipeline:
         if slug not in self._pipelines:
             self._pipelines[slug] = self._load(slug)
         return self._pipelines[slug]
 
-    def _finish(self, job: Job, sampler: TaskSampler, tally: Tally, seconds: float) -> None:
+    def _finish(self, job: Job, source: JobSource, tally: Tally, seconds: float) -> None:
         """Wait until every result is in, and say what became of the job."""
         self._page.state("draining" if self._drain.requested else "posting")
         self._poster.drain()
         left = self._journal.release(job.id)
+        if self._stager is not None:
+            self._stager.job_ended(job.id)
         if left:
             log.warning("job %s: %s left to the server's redelivery", job.id, describe(left))
-        if isinstance(sampler.error, UnauthorizedError):
-            raise sampler.error
-        if sampler.error is not None:
-            log.warning("job %s: no more tasks could be taken: %s", job.id, sampler.error)
+        if isinstance(source.error, UnauthorizedError):
+            raise source.error
+        if source.error is not None:
+            log.warning("job %s: no more tasks could be taken: %s", job.id, source.error)
         log.log(
-            logging.INFO if sampler.reserved else logging.DEBUG,
+            logging.INFO if source.reserved else logging.DEBUG,
             "job %s (%s): %s images answered, %s of them as errors, %s batches, %.2f s, %.2f s of it waiting "
             "for images",
             job.id,
             job.pipeline_slug,
             tally.images,
             tally.errors,
-            sampler.batches,
+            tally.batches,
             seconds,
             tally.waiting,
         )
+
+
+def _stager_for(settings: WorkerSettings) -> Stager | None:
+    if not settings.staging_dir:
+        return None
+    return Stager(
+        Path(settings.staging_dir),
+        max_bytes=settings.staging_max_bytes,
+        limits=ImageLimits.of(settings),
+        threads=settings.antenna_api_dataloader_download_threads,
+    )

@@ -1,20 +1,26 @@
-"""What this worker has reserved and not yet answered.
+"""What this worker has reserved and not yet answered, and what it has answered of late.
 
 Fetching a task only reserves it: what is not answered within the server's visibility time is handed out
 again, with a new reply subject, and after `max_deliver` deliveries the image is lost (ANTENNA_API.md).
 The journal, kept by the parent, therefore knows at every moment what is in hand: a task that comes again
-meanwhile is not worked on twice but answered under its newest reply subject, and what a dead loader held
-can be named.
+meanwhile is not worked on twice but answered under its newest reply subject; one that comes again though its
+answer was accepted, because that came late, is not answered twice; and what a dead loader held can be named.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from worker.antenna.schemas import Task
+
+# So many accepted answers are remembered: hours of work, some 100 bytes each.
+_REMEMBERED = 10_000
+
+Key = tuple[int, str]
 
 
 @dataclass(slots=True)
@@ -24,28 +30,29 @@ class Entry:
     job_id: int
     task: Task
     reserved_at: float
-    batch: int
 
 
 class Journal:
     """The tasks in hand, by job and task. Used by the main thread and the poster's."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[int, str], Entry] = {}
+        self._entries: dict[Key, Entry] = {}
+        self._accepted: OrderedDict[Key, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def admit(self, job_id: int, tasks: Iterable[Task], batch: int) -> list[Task]:
-        """Enter newly reserved tasks as part of `batch`. Returns those that were not in hand already."""
+    def admit(self, job_id: int, tasks: Iterable[Task]) -> list[Task]:
+        """Enter newly reserved tasks. Returns those that are to be worked on: not in hand, not answered."""
         now = time.monotonic()
         fresh = []
         with self._lock:
             for task in tasks:
-                entry = self._entries.get((job_id, task.id))
-                if entry is None:
-                    self._entries[job_id, task.id] = Entry(job_id, task, now, batch)
-                    fresh.append(task)
-                else:
+                key = (job_id, task.id)
+                entry = self._entries.get(key)
+                if entry is not None:
                     entry.task, entry.reserved_at = task, now
+                elif key not in self._accepted:
+                    self._entries[key] = Entry(job_id, task, now)
+                    fresh.append(task)
         return fresh
 
     def reply_subjects(self, job_id: int, task_ids: Iterable[str]) -> list[str | None]:
@@ -58,20 +65,33 @@ class Journal:
             return [self._entries[job_id, task_id].task.reply_subject for task_id in task_ids]
 
     def answered(self, job_id: int, task_ids: Iterable[str]) -> None:
-        """The server has accepted the answers: these tasks are no longer in hand."""
+        """The server has accepted the answers, or refused them for good: no longer in hand, and not to come back."""
         with self._lock:
             for task_id in task_ids:
                 self._entries.pop((job_id, task_id), None)
+                self._accepted[job_id, task_id] = None
+            while len(self._accepted) > _REMEMBERED:
+                self._accepted.popitem(last=False)
 
     def in_hand(self, job_id: int) -> Sequence[Entry]:
-        """The tasks of a job that are reserved and not answered, oldest batch first."""
+        """The tasks of a job that are reserved and not answered, oldest reservation first."""
         with self._lock:
-            return sorted((e for e in self._entries.values() if e.job_id == job_id), key=lambda e: e.batch)
+            return sorted(
+                (e for e in self._entries.values() if e.job_id == job_id), key=lambda e: e.reserved_at
+            )
 
-    def release(self, job_id: int) -> Sequence[Entry]:
-        """Give up what is in hand of a job: it is left to the server's redelivery. Returns what that is."""
-        left = self.in_hand(job_id)
-        self.answered(job_id, [e.task.id for e in left])
+    def overdue(self, job_id: int, tasks: Iterable[Task], before: float) -> list[Task]:
+        """Those of `tasks` that were reserved before the moment `before` (CLOCK_MONOTONIC, seconds)."""
+        with self._lock:
+            return [t for t in tasks if (e := self._entries.get((job_id, t.id))) and e.reserved_at < before]
+
+    def release(self, job_id: int, tasks: Iterable[Task] | None = None) -> Sequence[Entry]:
+        """Give up tasks of a job, or all of it in hand: left to the server's redelivery. Returns what that is."""
+        wanted = None if tasks is None else {t.id for t in tasks}
+        left = [e for e in self.in_hand(job_id) if wanted is None or e.task.id in wanted]
+        with self._lock:
+            for entry in left:
+                self._entries.pop((job_id, entry.task.id), None)
         return left
 
     def __len__(self) -> int:
@@ -79,9 +99,6 @@ class Journal:
 
 
 def describe(entries: Collection[Entry], shown: int = 8) -> str:
-    """`48 tasks in 2 batches (task 17, 18, …)`, for the log."""
+    """`48 tasks (17, 18, …)`, for the log."""
     names = ", ".join(e.task.id for e in list(entries)[:shown]) + (", …" if len(entries) > shown else "")
-    batches = len({e.batch for e in entries})
-    return (
-        f"{len(entries)} task{'s' * (len(entries) != 1)} in {batches} batch{'es' * (batches != 1)} ({names})"
-    )
+    return f"{len(entries)} task{'s' * (len(entries) != 1)} ({names})"

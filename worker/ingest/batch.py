@@ -38,8 +38,8 @@ class Failure:
 class LoaderReport:
     """What a loader process says of itself with each batch. Times in seconds, of the whole batch, wall-clock.
 
-    `caches`: what its registered caches hold, after the drain if one was asked for. `leftovers`: those that
-    a drain has left with entries.
+    `caches`: what its registered caches hold, after the drain if one was asked for. `to_drain`: whether one of
+    them holds something that a drain takes out. `leftovers`: those that a drain has left with entries.
     """
 
     pid: int
@@ -47,6 +47,7 @@ class LoaderReport:
     decode_s: float = 0.0
     file_bytes: int = 0
     caches: Mapping[str, CacheSize] = field(default_factory=dict)
+    to_drain: bool = False
     leftovers: Mapping[str, CacheSize] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""One DataLoader and its life: built from the settings, iterated once, torn down within a bounded time."""
+"""A DataLoader and its life: built when there is a task, used for many jobs, torn down within a bounded time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from worker.ingest import child_deaths
-from worker.ingest.batch import Batch, collate
-from worker.ingest.dataset import ImageDataset
-from worker.ingest.reservation import TaskSampler
+from worker.ingest import child_deaths, torch_atexit
+from worker.ingest.batch import Batch
+from worker.ingest.dataset import ImageDataset, collate
+from worker.ingest.limits import ImageLimits
+from worker.ingest.source import DrainSource, Feed, Source
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,15 @@ def pins_memory(settings: WorkerSettings) -> bool:
     return bool(accelerator.is_available())
 
 
-def build(settings: WorkerSettings, dataset: ImageDataset, sampler: TaskSampler) -> DataLoader[Any]:
+def serves_many_jobs(settings: WorkerSettings) -> bool:
+    """Whether one loader is kept from job to job."""
+    return settings.antenna_api_dataloader_lifetime == "worker"
+
+
+def build(settings: WorkerSettings, dataset: ImageDataset, feed: Feed) -> DataLoader[Any]:
     """The DataLoader that the settings ask for. Starts nothing yet: that is the iterator's doing."""
     common: dict[str, Any] = {
-        "batch_sampler": sampler,
+        "batch_sampler": feed,
         "collate_fn": collate,
         "pin_memory": pins_memory(settings),
         "num_workers": settings.num_workers,
@@ -59,8 +65,18 @@ def build(settings: WorkerSettings, dataset: ImageDataset, sampler: TaskSampler)
         multiprocessing_context=settings.antenna_api_dataloader_mp_context or None,
         timeout=settings.antenna_api_dataloader_timeout_s,
         prefetch_factor=settings.antenna_api_dataloader_prefetch_factor,
-        persistent_workers=settings.antenna_api_dataloader_persistent_workers,
+        persistent_workers=serves_many_jobs(settings) or settings.antenna_api_dataloader_persistent_workers,
         worker_init_fn=in_loader_process,
+    )
+
+
+def dataset_for(settings: WorkerSettings) -> ImageDataset:
+    """What a loader process works with, as the settings ask for it."""
+    return ImageDataset(
+        limits=ImageLimits.of(settings),
+        threads=settings.antenna_api_dataloader_download_threads,
+        cache_bytes=settings.image_cache_max_bytes,
+        staging_dir=settings.staging_dir,
     )
 
 
@@ -82,68 +98,133 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class JobLoader:
-    """The batches of one job. Use as a context manager; iterate once."""
+class Loader:
+    """Batches of one job after another, by the same loader processes.
 
-    def __init__(self, settings: WorkerSettings, sampler: TaskSampler) -> None:
-        self._dataset = ImageDataset(settings.antenna_api_dataloader_download_threads)
-        self._loader: DataLoader[Any] | None = build(settings, self._dataset, sampler)
-        self._iterator: Iterator[Batch] | None = None
+    Use as a context manager, or `close` it. After a `LoaderError` it is closed; `begin` builds it anew.
+    `built` is called when a DataLoader was built.
+    """
+
+    def __init__(self, settings: WorkerSettings, built: Callable[[], None] = lambda: None) -> None:
+        self._settings = settings
+        self._built = built
+        self._feed = Feed()
+        self._dataset: ImageDataset | None = None
+        self._loader: DataLoader[Any] | None = None
+        self._iterator: Any = None
         # Which of gc's generations may hold something of this loader: the young ones, until it has worked.
         self._oldest = 1
 
-    def __enter__(self) -> JobLoader:
-        """Start the loader processes and reserve the first tasks.
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def processes(self) -> Sequence[BaseProcess]:
+        """The loader processes that there are now."""
+        return _processes(self._iterator)
+
+    def begin(self, source: Source) -> None:
+        """Take what to load from `source` from now on; builds the loader if there is none.
 
         Raises:
             LoaderError: processes, pipes or shared memory could not be had.
         """
-        assert self._loader is not None
+        if self._iterator is not None and _is_in_flight(self._iterator):
+            # Left half way: what still comes is of another job.
+            self.close()
+        self._feed.source = source
+        if self.processes:
+            # The iteration goes on by itself when there is something again: no process has to be asked.
+            return
         try:
+            if self._loader is None:
+                self._dataset = dataset_for(self._settings)
+                self._loader = build(self._settings, self._dataset, self._feed)
+                self._built()
             self._iterator = iter(self._loader)
             child_deaths.hold_back()
         except (OSError, RuntimeError, EOFError) as e:
             self._oldest = 2
             self.close()
             raise LoaderError(f"the loader could not be built: {type(e).__name__}: {e}") from e
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        if self._settings.avoid_torch_atexit_leak:
+            torch_atexit.take_back(self._iterator)
 
     def next(self) -> Batch | None:
-        """Wait for the next batch; None when there is no more.
+        """Wait for the next batch; None when the source has no more.
 
         Raises:
             LoaderError: a loader process died, no batch came in time, or one could not be received.
         """
-        assert self._iterator is not None
         try:
             with child_deaths.reported():
                 _check_alive(self._iterator)
-                batch = next(self._iterator, None)
+                _top_up(self._iterator)
+                if self.processes and not _is_in_flight(self._iterator):
+                    # DataLoader would end processes that are not to stay, and wait for them without a limit.
+                    return None
+                batch: Batch | None = next(self._iterator, None)
         except Exception as e:
             # DataLoader re-raises what a loader process raised as its own type, whatever that is.
             self._oldest = 2
+            self.close()
             raise LoaderError(f"{type(e).__name__}: {_first_line(e)}") from e
         if batch is not None:
             self._oldest = 2
+            if self._feed.source is not None:
+                self._feed.source.arrived(batch)
         return batch
+
+    def drain_caches(self, job_id: int) -> list[Batch]:
+        """Have every loader process empty its caches; what each says of itself. All batches must have come.
+
+        Raises:
+            LoaderError: as `next`.
+        """
+        if not self.processes:
+            return []
+        self.begin(DrainSource(job_id, len(self.processes)))
+        return list(iter(self.next, None))
 
     def close(self) -> None:
         """Shut the loader processes and the pinning thread down, and give memory back."""
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             _shut_down(iterator)
-        if self._loader is not None and self._loader._iterator is not None:
+        if self._loader is not None:
             self._loader._iterator = None
-        self._loader = None
-        self._dataset.close()
+            self._loader = None
+        if self._dataset is not None:
+            self._dataset.close()
+            self._dataset = None
+        self._feed.source = None
+        if iterator is None:
+            return
         del iterator
         # A full collection takes 0.1 to 0.2 s with torch loaded: not for every poll that finds no task.
         gc.collect(self._oldest)
+        self._oldest = 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _is_in_flight(iterator: Any) -> bool:
+    """Whether a batch was asked for and has not been given out."""
+    return bool(_processes(iterator)) and iterator._rcvd_idx < iterator._send_idx
+
+
+def _top_up(iterator: Any) -> None:
+    """Hand out what the source gives now: DataLoader itself asks only once for each batch that has come."""
+    if not _processes(iterator):
+        return
+    most = iterator._prefetch_factor * iterator._num_workers
+    before = -1
+    while before < iterator._tasks_outstanding < most:
+        before = iterator._tasks_outstanding
+        iterator._try_put_index()
 
 
 def _check_alive(iterator: Any) -> None:

@@ -34,7 +34,9 @@ def arm() -> str:
         original(self, loader)
         if self._persistent_workers and self._pin_memory:
             for process in self._workers:
-                atexit.register(_clean_up_worker, process)
+                atexit.register(Iterator._clean_up_worker, process)
 
     Iterator.__init__ = init_as_before_2_13  # type: ignore[method-assign]
+    # Where that torch has it: whoever takes the callbacks back finds it there.
+    Iterator._clean_up_worker = staticmethod(_clean_up_worker)
     return f"armed: torch {torch.__version__} registers an exit callback per loader process, like ≤ 2.12.1"

@@ -1,0 +1,124 @@
+"""One visit to a job: its tasks loaded, worked on and handed over for posting, until it gives no more."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from worker.draining import Drain, StopWaiting
+from worker.guard.budget import tree_usage
+from worker.guard.tuner import JobTuner
+from worker.ingest.batch import Batch, Failure, LoaderReport
+from worker.ingest.loader import Loader, LoaderError
+from worker.ingest.pace import Pace
+from worker.ingest.source import JobSource
+
+log = logging.getLogger(__name__)
+
+# So often in a row, without a batch between, a loader may fail: a task that kills it is found by then.
+_FAILURES = 4
+_PAUSE_S = 0.5
+# After so many batches it is asked what the worker really uses.
+_LOOK_EVERY = 8
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one visit to a job came to. Times in seconds."""
+
+    images: int = 0
+    errors: int = 0
+    batches: int = 0
+    waiting: float = 0.0
+    failed: bool = False
+
+
+class Visit:
+    """Drives a loader through one job. `process` works on a batch and returns (images, errors)."""
+
+    def __init__(
+        self,
+        source: JobSource,
+        loader: Loader,
+        *,
+        job_id: int,
+        tuner: JobTuner,
+        pace: Pace,
+        drain: Drain,
+        process: Callable[[Batch], tuple[int, int]],
+        measure: bool,
+    ) -> None:
+        """`measure`: look at what the worker really uses, for the sake of a memory budget."""
+        self._source = source
+        self._loader = loader
+        self._job_id = job_id
+        self._tuner = tuner
+        self._pace = pace
+        self._drain = drain
+        self._process = process
+        self._measure = measure
+        self.tally = Tally()
+
+    def run(self) -> Tally:
+        """Work until there is nothing more, or to drain. What the loader does is no error of ours."""
+        failures, done = 0, -1
+        while failures < _FAILURES:
+            try:
+                self._loader.begin(self._source)
+                self._work()
+            except LoaderError as e:
+                failures = failures + 1 if self.tally.batches == done else 1
+                done = self.tally.batches
+                self._take_back(e)
+                self._drain.sleep(_PAUSE_S * (failures - 1))
+            else:
+                return self.tally
+            if self._drain.requested:
+                break
+        self.tally.failed = True
+        return self.tally
+
+    def _work(self) -> None:
+        mark = time.monotonic()
+        while True:
+            waiting = time.monotonic()
+            try:
+                with self._drain.interruptible():
+                    batch = self._loader.next()
+            except StopWaiting:
+                return
+            began = time.monotonic()
+            self.tally.waiting += began - waiting
+            if batch is None:
+                return
+            self._count(batch)
+            self._tuner.worked(len(batch.tasks), time.monotonic() - began)
+            self._pace.finished(len(batch.tasks) + len(batch.failures), time.monotonic() - mark)
+            mark = time.monotonic()
+            # Not kept while the next one is waited for.
+            del batch
+            if self._measure and self.tally.batches % _LOOK_EVERY == 0:
+                self._tuner.throttle(tree_usage(os.getpid()).total)
+
+    def _count(self, batch: Batch) -> None:
+        images, errors = self._process(batch)
+        self.tally.images += images
+        self.tally.errors += errors
+        self.tally.batches += 1
+
+    def _take_back(self, error: LoaderError) -> None:
+        """The loader is gone: what it held is loaded again, answered as an error, or left to redelivery."""
+        log.error("job %s: the loader failed: %s", self._job_id, error)
+        given_up = self._source.loader_died()
+        late = self._source.leave_overdue()
+        if late:
+            log.warning("job %s: %s tasks are too late: left to the server's redelivery", self._job_id, late)
+        if given_up:
+            text = "failed to load image: the loader process died with it, twice"
+            failures = tuple(Failure(task, text) for task in given_up)
+            self._count(Batch(torch.empty(0, dtype=torch.uint8), (), (), (), failures, (), LoaderReport(0)))
