@@ -32,10 +32,27 @@ UPSTREAM = {
     "AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR": 4,
     "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS": False,
     "AMI_ANTENNA_API_DATALOADER_DOWNLOAD_THREADS": 8,
-    "AMI_ANTENNA_API_DATALOADER_LIFETIME": "job",
     "AMI_ANTENNA_MAX_PENDING_POSTS": 5,
     "AMI_ANTENNA_IDLE_SLEEP_SECONDS": 5,
     "AMI_ANTENNA_UNREACHABLE_LIMIT_S": 600,
+}
+# What the public worker has not; most of it is a mitigation.
+OURS = {
+    "AMI_ANTENNA_API_DATALOADER_LIFETIME": "worker",
+    "AMI_AVOID_TORCH_ATEXIT_LEAK": True,
+    "AMI_VISIBILITY_TIMEOUT_S": 30,
+    "AMI_IMAGE_MAX_BYTES": 512 * 1024**2,
+    "AMI_IMAGE_MAX_PIXELS": 200_000_000,
+    "AMI_IMAGE_TIMEOUT_S": 120,
+    "AMI_IMAGE_CACHE_MAX_BYTES": 64 * 1024**2,
+    "AMI_STAGING_DIR": "",
+    "AMI_STAGING_MAX_BYTES": 8 * 1024**3,
+    "AMI_MEMORY_BUDGET": "70%",
+    "AMI_AUTOTUNE": True,
+    "AMI_MODELS_DIR": "",
+    "AMI_MAX_RESIDENT_PIPELINES": 0,
+    "AMI_INSTANCES": 0,
+    "AMI_CACHE_DRAIN": True,
     "AMI_DIAG_TRACE": False,
 }
 NO_FILE = Path("/dev/null")
@@ -43,7 +60,7 @@ NO_FILE = Path("/dev/null")
 
 def test_an_empty_environment_gives_upstreams_defaults() -> None:
     loaded = read(NO_FILE, {})
-    assert public(loaded.settings) == UPSTREAM
+    assert public(loaded.settings) == UPSTREAM | OURS
     assert set(loaded.sources.values()) == {"default"}
 
 
@@ -73,7 +90,14 @@ def test_the_environment_wins_over_the_file_and_the_source_is_told(tmp_path: Pat
         ("AMI_ANTENNA_API_DATALOADER_TIMEOUT_S", "inf", "≥ 0"),
         ("AMI_ANTENNA_IDLE_SLEEP_SECONDS", "inf", "≥ 0"),
         ("AMI_ANTENNA_UNREACHABLE_LIMIT_S", "inf", "> 0"),
-        ("AMI_ANTENNA_API_DATALOADER_LIFETIME", "worker", "comes in a later version"),
+        ("AMI_ANTENNA_API_DATALOADER_LIFETIME", "batch", "worker or job"),
+        ("AMI_VISIBILITY_TIMEOUT_S", "-1", "≥ 0"),
+        ("AMI_IMAGE_MAX_BYTES", "0", "number of bytes"),
+        ("AMI_IMAGE_MAX_BYTES", "10X", "K, M, G or T"),
+        ("AMI_MEMORY_BUDGET", "120%", "up to 100 %"),
+        ("AMI_MEMORY_BUDGET", "much", "up to 100 %"),
+        ("AMI_STAGING_MAX_BYTES", "none", "number of bytes"),
+        ("AMI_INSTANCES", "-1", "≥ 0"),
         ("AMI_ANTENNA_MAX_PENDING_POSTS", "0", "≥ 1"),
         ("AMI_ANTENNA_UNREACHABLE_LIMIT_S", "0", "> 0"),
         ("AMI_ANTENNA_SERVICE_NAME", "", "not empty"),
@@ -85,6 +109,22 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     (problem,) = e.value.problems
     assert (problem.setting, problem.value) == (name, value)
     assert allowed in problem.allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("0", 0), ("1000", 1000), ("64K", 65536), ("1.5GiB", 3 * 2**29), ("2 mb", 2**21), ("1T", 2**40)],
+)
+def test_a_size_may_have_a_unit(text: str, bytes_: int) -> None:
+    assert read(NO_FILE, {"AMI_IMAGE_CACHE_MAX_BYTES": text}).settings.image_cache_max_bytes == bytes_
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "bytes_"), [("70%", 0.7, None), ("0", None, 0), ("4GiB", None, 2**32), ("0%", 0.0, None)]
+)
+def test_the_budget_is_a_share_or_a_size(text: str, share: float | None, bytes_: int | None) -> None:
+    settings = read(NO_FILE, {"AMI_MEMORY_BUDGET": text}).settings
+    assert (settings.memory_share, settings.memory_bytes) == (share, bytes_)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +200,7 @@ def test_env_example_uncommented_is_the_defaults(tmp_path: Path) -> None:
     lines = settings_report.env_example().splitlines()
     file.write_text("\n".join(line.removeprefix("#") for line in lines if not line.startswith("# ")))
     loaded = read(file, {})
-    assert public(loaded.settings) == UPSTREAM
+    assert public(loaded.settings) == UPSTREAM | OURS
     assert set(loaded.sources) == set(fields())
     assert set(loaded.sources.values()) == {str(file)}
 
