@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
-from collections.abc import Iterator
+from typing import BinaryIO
 
 import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, new_session, proxies_for
+from worker.ingest.limits import ImageLimits
 
-MAX_BYTES = 512 * 1024 * 1024
-TOTAL_TIMEOUT_S = 120.0
 CHUNK = 1 << 18
 
 
@@ -37,41 +37,53 @@ def image_session(threads: int) -> requests.Session:
     return new_session(connections=threads, retry=retry)
 
 
-def download(session: requests.Session, url: str) -> bytes:
+def download(session: requests.Session, url: str, limits: ImageLimits) -> bytes:
     """Fetch one image.
 
     Raises:
-        DownloadError: whatever the network or the server did; also beyond `MAX_BYTES` or `TOTAL_TIMEOUT_S`.
+        DownloadError: whatever the network or the server did; also beyond the limits of bytes or time.
     """
-    deadline = time.monotonic() + TOTAL_TIMEOUT_S
+    # Its bytes are handed out without a copy, where a list of parts would be joined into one.
+    body = io.BytesIO()
+    download_to(session, url, limits, body)
+    return body.getvalue()
+
+
+def download_to(session: requests.Session, url: str, limits: ImageLimits, file: BinaryIO) -> int:
+    """Fetch one image into `file`, piece by piece as it comes. Returns its bytes.
+
+    Raises:
+        DownloadError: as `download`; `file` then holds what came until then.
+        OSError: `file` cannot be written.
+    """
+    deadline = time.monotonic() + limits.timeout_s
+    response = _open(session, url)
+    with response:
+        if response.status_code != 200:
+            raise DownloadError(f"{response.status_code} {response.reason}")
+        size = 0
+        while part := _next_part(response):
+            size += len(part)
+            if size > limits.max_bytes:
+                raise DownloadError(f"more than {limits.max_bytes} bytes")
+            if time.monotonic() > deadline:
+                raise DownloadError(f"not finished after {limits.timeout_s:g} s ({size} bytes so far)")
+            file.write(part)
+    return size
+
+
+def _open(session: requests.Session, url: str) -> requests.Response:
     try:
-        with session.get(
+        return session.get(
             url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), proxies=proxies_for(url)
-        ) as response:
-            if response.status_code != 200:
-                raise DownloadError(f"{response.status_code} {response.reason}")
-            return _body(response, deadline)
-    except (OSError, HTTPError) as e:
+        )
+    except (OSError, ValueError, HTTPError) as e:
         raise DownloadError(cause(e)) from e
 
 
-def _body(response: requests.Response, deadline: float) -> bytes:
-    parts, size = [], 0
-    for part in _as_it_comes(response):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_BYTES:
-            raise DownloadError(f"more than {MAX_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise DownloadError(f"not finished after {TOTAL_TIMEOUT_S:.0f} s ({size} bytes so far)")
-    return b"".join(parts)
-
-
-def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
-    """The decoded body. `iter_content` waits for a whole chunk, however slowly its bytes come."""
-    if not hasattr(response.raw, "read1"):
-        # urllib3 before 2.1.
-        yield from response.iter_content(CHUNK)
-        return
-    while part := response.raw.read1(CHUNK, decode_content=True):
-        yield part
+def _next_part(response: requests.Response) -> bytes:
+    """What has come of the decoded body, empty at its end. `iter_content` waits for a whole chunk."""
+    try:
+        return response.raw.read1(CHUNK, decode_content=True)
+    except (OSError, ValueError, HTTPError) as e:
+        raise DownloadError(cause(e)) from e
