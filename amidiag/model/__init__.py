@@ -30,7 +30,7 @@ _NAMES = {
     "Observation",
     "series": "Verdict Rate Exhaustion SeriesReport RateData",
     "findings": "CallSite Mitigation Finding",
-    "soak": "Certificate Quality Answered ResourceValues ArmData GateCheck SoakData RecipeList",
+    "soak": "Certificate Quality Answered ResourceValues FlatCheck ArmData GateCheck SoakData RecipeList",
     "settings": "SettingEntry UnknownSetting SettingProblem SettingsData",
     "trace": "TraceRow NotSeen TracedProcess TraceData TraceFile TraceFiles",
     "fds": "FdGroup CgroupMemory Surroundings ThreadGroup ProcessDetail FdsData",

@@ -57,6 +57,15 @@ class ResourceValues:
 
 
 @dataclass(frozen=True, slots=True)
+class FlatCheck:
+    """Whether one resource was as flat as its arm demands, and the figures behind it."""
+
+    resource: str
+    outcome: CheckOutcome
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArmData:
     """One arm of a soak. `shown` is whether it met `expected`, None where nothing is expected of it.
 
@@ -78,6 +87,7 @@ class ArmData:
     answered: Answered
     series: tuple[ResourceValues, ...]
     worker_exit_status: int
+    flat: tuple[FlatCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

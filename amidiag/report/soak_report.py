@@ -16,6 +16,8 @@ from amidiag.soak.experiment import IDLE_POLL_S, ArmResult, Result
 
 _WORD = {"leak": "LEAK", "growing": "GROWING", "stable": "FLAT", "undecided": "UNDECIDED"}
 
+_OUTCOME = {"failed": "bold red", "undecided": "yellow", "passed": "green"}
+
 
 def soak_report(result: Result) -> Iterator[RenderableType]:
     """What was armed, then arm by arm: verdict, judged resources, answers, findings; then what it all says."""
@@ -43,6 +45,7 @@ def _arm(number: int, arm: ArmResult) -> Iterator[RenderableType]:
     yield from _sentences(arm)
     if arm.series:
         yield series_table(arm.series, "poll", asked=outcome.arm.resource)
+    yield from _flat(arm)
     yield from _answers(arm)
     yield from findings(arm.findings)
     for note in arm.notes:
@@ -73,6 +76,12 @@ def _sentences(arm: ArmResult) -> Iterator[Text]:
             f"{1 / bound.events_per_cycle_bound:.0f} polls ({bound.confidence:.0%} confidence)"
         )
     yield text
+
+
+def _flat(arm: ArmResult) -> Iterator[Text]:
+    """What was demanded of each resource, and whether it was met."""
+    for check in arm.flat:
+        yield Text("   ").append(check.outcome, style=_OUTCOME[check.outcome]).append(f" {check.text}")
 
 
 def _span(values: list[float], entry: SeriesReport) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from amidiag.model import Observation, ProcessObservation, Unit
@@ -15,7 +15,8 @@ class Recording:
     """Collects observations of one tree; every series has one value per observation, NaN where unknown.
 
     Resources: `fd`, `fd.TYPE`, `fd.pipe.PEER`, `threads`, `children`, `memory.rss`, `memory.anonymous`,
-    `shm.held`. Those of FDs, threads and memory are the root process's, `children` and `shm.held` the tree's.
+    `shm.held`, and `tree.fd`, `tree.threads`, `tree.memory` (anonymous). Those of FDs, threads and memory are the
+    root process's; `children`, `shm.held` and what begins with `tree` are of all processes together.
     """
 
     def __init__(self, *, timed: bool = True) -> None:
@@ -64,14 +65,17 @@ class Recording:
 
 def resources(observation: Observation) -> dict[str, float]:
     """The values of one observation by the name of their resource; what was not read is left out."""
-    root = observation.processes[0]
+    root, tree = observation.processes[0], observation.processes
     found: dict[str, float | int | None] = {
         "fd": root.fds.open,
         "threads": root.threads,
-        "children": len(observation.processes) - 1,
+        "children": len(tree) - 1,
         "memory.rss": root.memory.rss,
         "memory.anonymous": root.memory.anonymous,
         "shm.held": observation.tree.shm_unique,
+        "tree.fd": _sum(process.fds.open for process in tree),
+        "tree.threads": _sum(process.threads for process in tree),
+        "tree.memory": _sum(process.memory.anonymous for process in tree),
     }
     for kind, count in (root.fds.by_type or {}).items():
         found[f"fd.{kind}"] = count
@@ -83,9 +87,16 @@ def resources(observation: Observation) -> dict[str, float]:
 
 def unit_of(resource: str) -> Unit:
     """The unit in which a resource is counted."""
-    if resource.startswith(("memory", "shm")):
+    kind = resource.removeprefix("tree.")
+    if kind.startswith(("memory", "shm")):
         return "byte"
-    return "fd" if resource.startswith("fd") else "thread"
+    return "fd" if kind.startswith("fd") else "thread"
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None where one of them is not known."""
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
 
 
 def _counters(process: ProcessObservation) -> dict[str, float]:

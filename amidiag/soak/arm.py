@@ -21,6 +21,7 @@ from amidiag.procfs.observe import observe_tree
 from amidiag.series.certificate import certify
 from amidiag.series.recording import Recording, unit_of
 from amidiag.series.sequential import Sequential
+from amidiag.series.trough import judge
 from amidiag.soak.answers import check_answers
 from amidiag.soak.antenna import AntennaServer, AntennaServerError, JobSpec, ServerConfig
 from amidiag.soak.plan import PlannedJob, plan
@@ -75,7 +76,7 @@ class ArmOutcome:
     @property
     def lacks_certificate(self) -> bool:
         """Whether the arm is there to reach a certificate, and has not."""
-        return self.arm.stop == "certificate" and not self.certified
+        return self.arm.stop in ("certificate", "end") and not self.certified
 
 
 def run_arm(
@@ -126,7 +127,7 @@ def _run(
         return ArmOutcome(
             arm=arm,
             recording=drive.recording,
-            verdict=drive.sequential.verdict(),
+            verdict=drive.verdict(),
             certificate=drive.certificate(),
             answers=check_answers(server, drive.job_ids),
             faults=program.faults,
@@ -171,6 +172,13 @@ class _Drive:
     def grown(self) -> TraceReading | None:
         """What the worker has made since the first observation and holds now, if it is traced."""
         return grown(self.identity, self._began) if self.identity is not None else None
+
+    def verdict(self) -> Verdict:
+        """On the arm's resource: of the last look, or of the only one where all cycles are run."""
+        if self.arm.stop != "end":
+            return self.sequential.verdict()
+        values = self.recording.values(self.arm.resource)
+        return judge(values, unit_of(self.arm.resource), tolerance=self.arm.tolerance)
 
     def certificate(self) -> Certificate | None:
         """What the arm's resource allows to be certified so far."""
@@ -220,7 +228,7 @@ class _Drive:
         )
 
     def _decided(self) -> bool:
-        if self.arm.stop == "load":
+        if self.arm.stop in ("load", "end"):
             return False
         verdict = self.sequential.look()
         if verdict is None or self.arm.stop != "certificate" or verdict.kind == "leak":

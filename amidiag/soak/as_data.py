@@ -37,6 +37,7 @@ def _arm(arm: ArmResult) -> ArmData:
         answered=outcome.answers,
         series=tuple(ResourceValues(r, tuple(recording.values(r))) for r in _kept(recording.resources)),
         worker_exit_status=outcome.exit_status,
+        flat=arm.flat,
     )
 
 

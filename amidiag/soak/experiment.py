@@ -9,11 +9,12 @@ from pathlib import Path
 
 from amidiag.diagnosis.context import Context
 from amidiag.diagnosis.diagnose import diagnose
-from amidiag.model import ExitCode, Finding, Mitigation, ProcessObservation, SeriesReport
+from amidiag.model import ExitCode, Finding, FlatCheck, Mitigation, ProcessObservation, SeriesReport
 from amidiag.series.reporting import Pace, report_series
 from amidiag.soak.accept import failures
 from amidiag.soak.arm import ArmOutcome, Listener, run_arm
 from amidiag.soak.ending import ending
+from amidiag.soak.flat import flat_checks, not_flat
 from amidiag.soak.recipe import Recipe
 
 # The pace that forecasts and the stated compression refer to: an idle worker's polls, at the default of
@@ -31,6 +32,7 @@ class ArmResult:
     shown: bool | None
     compression: float
     notes: tuple[str, ...] = ()
+    flat: tuple[FlatCheck, ...] = ()
 
     @property
     def unexpected(self) -> tuple[Finding, ...]:
@@ -122,10 +124,11 @@ def _judge(recipe: Recipe, outcome: ArmOutcome) -> ArmResult:
             )
         )
         notes = _notes(outcome, root)
+    flat = flat_checks(outcome.arm, outcome.recording)
+    findings += not_flat(flat, {finding.resource for finding in findings})
     findings += failures(recipe.accept, outcome.answers) + ending(outcome.exit_status)
-    return ArmResult(
-        outcome, series, findings, _shown(outcome), idle / per_cycle if per_cycle else 1.0, notes
-    )
+    compression = idle / per_cycle if per_cycle else 1.0
+    return ArmResult(outcome, series, findings, _shown(outcome), compression, notes, flat)
 
 
 def _notes(outcome: ArmOutcome, root: ProcessObservation) -> tuple[str, ...]:
@@ -184,6 +187,8 @@ def _open(arm: ArmResult) -> bool:
         return not arm.shown
     if outcome.arm.stop == "load":
         return False
+    if outcome.arm.stop == "end":
+        return any(check.outcome == "undecided" for check in arm.flat)
     if any(series.verdict == "growing" for series in arm.series):
         return True
     # A certificate that was asked for and not reached leaves its question open, even where growth is small.

@@ -30,7 +30,12 @@ def gate_exit_code(found: tuple[GateCheck, ...], *, undecided_passes: bool) -> i
 
 def _of_arm(arm: ArmResult) -> Iterator[GateCheck]:
     name, seconds = arm.outcome.arm.name, arm.outcome.seconds
+    for check in arm.flat:
+        yield GateCheck(name, check.resource, check.outcome, check.text, "", seconds)
+    demanded = {check.resource for check in arm.flat}
     for series in arm.series:
+        if series.resource in demanded and series.verdict != "leak":
+            continue
         outcome, message = _of_series(arm, series)
         detail = "\n".join((*series.evidence, *_made_at(arm, series)))
         yield GateCheck(name, series.resource, outcome, message, detail, seconds)

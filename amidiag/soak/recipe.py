@@ -47,7 +47,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One experiment of a recipe: the worker's settings, when to stop, and what is expected to be shown."""
+    """One experiment of a recipe: the worker's settings, when to stop, and what is expected to be shown.
+
+    With `stop` = "end" all cycles are run and judged once: `resource` and each of `also_flat` must reach the
+    certificate, and the memory of worker and tree may grow by no more than `memory_bytes_per_cycle`.
+    """
 
     name: str
     settings: Mapping[str, str]
@@ -56,6 +60,13 @@ class Arm:
     certificate_events_per_cycle: float
     expect: VerdictKind | None
     faults: tuple[str, ...]
+    also_flat: tuple[str, ...] = ()
+    memory_bytes_per_cycle: int | None = None
+
+    @property
+    def demands_flat(self) -> tuple[str, ...]:
+        """The resources of which each must reach the certificate; none unless `stop` is "end"."""
+        return (self.resource, *self.also_flat) if self.stop == "end" else ()
 
     def certified_by(self, certificate: Certificate | None) -> bool:
         """Whether a certificate is as strict as this arm asks for."""
@@ -67,7 +78,8 @@ class Arm:
     @property
     def tolerance(self) -> float | None:
         """Growth per cycle below which `resource` counts as stable: as fine as the certificate that is asked for."""
-        return None if self.resource.startswith(("memory", "shm")) else self.certificate_events_per_cycle
+        byte = self.resource.removeprefix("tree.").startswith(("memory", "shm"))
+        return None if byte else self.certificate_events_per_cycle
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,15 @@ from amidiag.soak.faults import NAMES
 from amidiag.soak.recipe import Accept, Arm, Format, Load, Recipe, RecipeError, Server
 
 CYCLE_KINDS = ("no_job", "empty_job", "active_job")
-STOPS = ("verdict", "certificate", "load")
+STOPS = ("verdict", "certificate", "load", "end")
 _ACCEPT_SHARES = ("precision", "recall", "kind_accuracy")
 _RESOURCE = re.compile(
     r"threads|children|shm\.held|memory\.(rss|anonymous)|fd(\.\w+(\.(self|tree|other|nobody|unknown))?)?"
+    r"|tree\.(fd|threads|memory)"
+)
+_RESOURCES = (
+    "fd, fd.TYPE, fd.pipe.PEER, threads, children, memory.rss, memory.anonymous, shm.held, tree.fd, tree.threads, "
+    "tree.memory"
 )
 FORMATS: tuple[Format, ...] = get_args(Format)
 
@@ -260,18 +265,28 @@ class _Reader:
         self.nth_arm = nth
         table = _Table(self, "arm", data)
         expect = table.choice("expect", ("", *get_args(VerdictKind)), "")
-        resource = table.take("resource", str, "fd")
-        if not _RESOURCE.fullmatch(resource):
-            known = "fd, fd.TYPE, fd.pipe.PEER, threads, children, memory.rss, memory.anonymous, shm.held"
-            raise self.error("arm", "resource", f"must be one of {known}, not {resource!r}")
+        resource = self._resource("resource", table.take("resource", str, "fd"))
+        stop = table.choice("stop", STOPS, "verdict")
+        also_flat = tuple(self._resource("also_flat", r) for r in table.texts("also_flat", []))
+        memory = table.count("memory_bytes_per_cycle", 0)
+        for key in ("also_flat", "memory_bytes_per_cycle"):
+            if key in data and stop != "end":
+                raise self.error("arm", key, f'has a meaning only with stop = "end", not {stop!r}')
         arm = Arm(
             name=table.take("name", str),
             settings={**settings, **self._settings(table)},
-            stop=table.choice("stop", STOPS, "verdict"),
+            stop=stop,
             resource=resource,
             certificate_events_per_cycle=table.number("certificate_events_per_cycle", 1e-6, 1, 0.01),
             expect=expect or None,  # type: ignore[arg-type]
             faults=table.texts("faults", list(faults), NAMES),
+            also_flat=also_flat,
+            memory_bytes_per_cycle=memory if "memory_bytes_per_cycle" in data else None,
         )
         table.done()
         return arm
+
+    def _resource(self, key: str, name: str) -> str:
+        if not _RESOURCE.fullmatch(name):
+            raise self.error("arm", key, f"must be one of {_RESOURCES}, not {name!r}")
+        return name
