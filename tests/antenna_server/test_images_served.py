@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import requests
@@ -127,3 +128,19 @@ def test_a_failed_rendering_reaches_everyone_and_is_tried_again() -> None:
     with pytest.raises(MemoryError):
         store.file(JPEG)
     assert store.file(JPEG).data == render(JPEG).data
+
+
+def test_an_image_may_be_a_file_of_the_controllers_own(
+    server: AntennaServer, worker: Worker, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.jpg"
+    file.write_bytes(b"as it is")
+    images = (ImageSpec(JPEG, path=str(file)), ImageSpec(JPEG, path=str(tmp_path / "none.jpg")))
+    job = server.add_job(JobSpec("moth_binary", images))
+    there, not_there = (
+        requests.get(task["image_url"], timeout=TIME_LIMIT_S) for task in worker.reserve(job, 2)
+    )
+
+    assert (there.status_code, there.content) == (200, b"as it is")
+    assert there.headers["Content-Type"] == "image/jpeg"
+    assert not_there.status_code == 500

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from amidiag.soak.antenna.image_store import read_image
 from amidiag.soak.antenna.messages import Request, Response, error_response, json_response
 from amidiag.soak.antenna.parts import Parts
 from amidiag.soak.antenna.poll_gate import ClientGoneError
@@ -177,7 +178,7 @@ class Calls:
         spec = self._images.spec(identifier)
         if spec is None or spec.missing:
             raise _NotFoundError(f"no image has the id {identifier}")
-        file = self._images.file(spec.trap)
+        file = self._images.file(spec.trap) if spec.path is None else read_image(spec.path, spec.trap)
         return Response(200, file.data, file.content_type, slow_s=spec.slow_s, cut=spec.cut)
 
 

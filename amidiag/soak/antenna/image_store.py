@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from amidiag.soak.antenna.words import ImageSpec
@@ -84,6 +85,11 @@ class ImageStore:
         while self._cached_bytes > self._cache_bytes:
             _, dropped = self._cached.popitem(last=False)
             self._cached_bytes -= len(dropped.data)
+
+
+def read_image(path: str, trap: TrapSpec) -> ImageFile:
+    """An image that lies in a file. Raises OSError."""
+    return ImageFile(Path(path).read_bytes(), f"image/{trap.format}")
 
 
 def render_trap(trap: TrapSpec) -> ImageFile:

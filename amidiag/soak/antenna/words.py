@@ -63,13 +63,15 @@ class ImageSpec:
     """A trap image, with what goes wrong each time that it is downloaded.
 
     `missing` answers 404, `cut` ends the connection in the middle of the body, `slow_s` spreads
-    the body over so many seconds. Faults inside the file are the `TrapSpec`'s own (`broken`).
+    the body over so many seconds. Faults inside the file are the `TrapSpec`'s own (`broken`). With `path` the
+    image is that file as it is, and `trap` says what is in it.
     """
 
     trap: TrapSpec
     missing: bool = False
     cut: bool = False
     slow_s: float = 0.0
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
