@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import time
 from typing import BinaryIO
 
 import requests
@@ -12,6 +11,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, new_session, proxies_for
+from worker.ingest.deadline import DeadlineAdapter, deadline, is_over
 from worker.ingest.limits import ImageLimits
 
 CHUNK = 1 << 18
@@ -34,7 +34,10 @@ def image_session(threads: int) -> requests.Session:
         # Whoever has the image must not decide for how long a loader sleeps.
         respect_retry_after_header=False,
     )
-    return new_session(connections=threads, retry=retry)
+    session = new_session(connections=threads)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, DeadlineAdapter(pool_connections=4, pool_maxsize=threads, max_retries=retry))
+    return session
 
 
 def download(session: requests.Session, url: str, limits: ImageLimits) -> bytes:
@@ -56,34 +59,34 @@ def download_to(session: requests.Session, url: str, limits: ImageLimits, file: 
         DownloadError: as `download`; `file` then holds what came until then.
         OSError: `file` cannot be written.
     """
-    deadline = time.monotonic() + limits.timeout_s
-    response = _open(session, url)
-    with response:
+    with deadline(limits.timeout_s), _open(session, url, limits) as response:
         if response.status_code != 200:
             raise DownloadError(f"{response.status_code} {response.reason}")
         size = 0
-        while part := _next_part(response):
+        while part := _next_part(response, limits):
             size += len(part)
             if size > limits.max_bytes:
                 raise DownloadError(f"more than {limits.max_bytes} bytes")
-            if time.monotonic() > deadline:
-                raise DownloadError(f"not finished after {limits.timeout_s:g} s ({size} bytes so far)")
             file.write(part)
-    return size
+        return size
 
 
-def _open(session: requests.Session, url: str) -> requests.Response:
+def _open(session: requests.Session, url: str, limits: ImageLimits) -> requests.Response:
     try:
         return session.get(
             url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), proxies=proxies_for(url)
         )
     except (OSError, ValueError, HTTPError) as e:
-        raise DownloadError(cause(e)) from e
+        raise _failure(e, limits) from e
 
 
-def _next_part(response: requests.Response) -> bytes:
+def _next_part(response: requests.Response, limits: ImageLimits) -> bytes:
     """What has come of the decoded body, empty at its end. `iter_content` waits for a whole chunk."""
     try:
         return response.raw.read1(CHUNK, decode_content=True)
     except (OSError, ValueError, HTTPError) as e:
-        raise DownloadError(cause(e)) from e
+        raise _failure(e, limits) from e
+
+
+def _failure(error: Exception, limits: ImageLimits) -> DownloadError:
+    return DownloadError(f"not finished after {limits.timeout_s:g} s" if is_over() else cause(error))

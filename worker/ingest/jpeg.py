@@ -2,32 +2,30 @@
 
 What decides: libjpeg-turbo must find real data for every block, without one complaint. It fills what is
 missing with grey and only warns, and Pillow passes even that over. Some warnings say nothing about the picture,
-though, and at the first one the decoder stops to look; so a refused file is decoded once more with what is
-harmless put right (a missing EOI, zeros that were added, odd numbers in the header). A cut file cannot be
-helped like this: closed with EOI it still ends before its last block.
+though, and the decoder ends at the first one; so a refused file is decoded again with what is harmless put
+right: a missing EOI, zeros or a few bytes before it, odd numbers in the header. A cut file cannot be helped
+like this: closed with EOI it still ends before its last block.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 
 from worker.ingest import orientation
+from worker.ingest.jpeg_segments import APP0, APP1, APP14, SEQUENTIAL, SOS, Segment, check_scans, segments
 from worker.ingest.orientation import Pixels
 
 MAGIC = b"\xff\xd8\xff"
 CMYK = frozenset({"CMYK", "YCCK"})
 
 _EOI = b"\xff\xd9"
-_APP0, _APP1, _APP14, _SOS = 0xE0, 0xE1, 0xEE, 0xDA
-_SEQUENTIAL = (0xC0, 0xC1)
-# Some cameras write a few bytes between the last block, which has been decoded then, and EOI.
+# Some cameras write a few bytes between the last block and EOI.
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW_BYTES = 16
-# Rows at a time, so that the steps between four colours and three need little memory.
+# Rows at a time, so that the step from four colours to three needs little memory.
 _BAND = 64
 
 
@@ -43,9 +41,11 @@ def read_header(data: bytes) -> tuple[int, int, str]:
 
 def orientation_of(data: bytes) -> int:
     """The orientation that its EXIF data names."""
-    for marker, start, end in _segments(data):
-        if marker == _APP1 and data.startswith(b"Exif\0\0", start):
-            return orientation.of_exif(data[start:end])
+    for segment in segments(data):
+        if segment.marker == APP1 and data.startswith(b"Exif\0\0", segment.start):
+            return orientation.of_exif(data[segment.start : segment.end])
+        if segment.marker == SOS:
+            break
     return orientation.UPRIGHT
 
 
@@ -55,26 +55,28 @@ def decode_into(data: bytes, colour: str, out: Pixels) -> None:
     Raises:
         ValueError: it is damaged, or a part of the picture is missing.
     """
+    check_scans(data)
     decode = _cmyk if colour in CMYK else _rgb
     try:
-        decode(data, out, strict=True)
+        decode(data, out)
     except ValueError:
         mended = _without_quirks(data, colour)
         try:
-            decode(mended, out, strict=True)
+            decode(mended, out)
         except ValueError as e:
-            if not _is_harmless(str(e)):
+            match = _EXTRANEOUS.search(str(e))
+            if match is None or int(match[1]) > _FEW_BYTES:
                 raise
-            decode(mended, out, strict=False)
+            decode(mended[: -len(_EOI) - int(match[1])] + _EOI, out)
 
 
-def _rgb(data: bytes, out: Pixels, *, strict: bool) -> None:
-    simplejpeg.decode_jpeg(data, "RGB", buffer=out, strict=strict)
+def _rgb(data: bytes, out: Pixels) -> None:
+    simplejpeg.decode_jpeg(data, "RGB", buffer=out)
 
 
-def _cmyk(data: bytes, out: Pixels, *, strict: bool) -> None:
+def _cmyk(data: bytes, out: Pixels) -> None:
     """As Pillow does: values are taken as stored inverted, which is Adobe's way."""
-    four = simplejpeg.decode_jpeg(data, "CMYK", strict=strict)
+    four = simplejpeg.decode_jpeg(data, "CMYK")
     for top in range(0, len(four), _BAND):
         band = four[top : top + _BAND].astype(np.int32)
         black = band[:, :, 3:]
@@ -83,46 +85,28 @@ def _cmyk(data: bytes, out: Pixels, *, strict: bool) -> None:
         out[top : top + _BAND] = rgb.clip(0, 255)
 
 
-def _is_harmless(complaint: str) -> bool:
-    match = _EXTRANEOUS.search(complaint)
-    return match is not None and int(match[1]) <= _FEW_BYTES
-
-
 def _without_quirks(data: bytes, colour: str) -> bytes:
     """The same with an EOI right behind the picture, and with numbers that no decoder heeds set to the usual."""
     mended = bytearray(data)
     is_sequential = False
-    for marker, start, end in _segments(data):
-        is_sequential |= marker in _SEQUENTIAL
-        if marker == _APP0 and data.startswith(b"JFIF\0", start):
-            mended[start + 5] = 1
-        elif marker == _APP14 and data.startswith(b"Adobe", start) and end - start >= 12:
-            # Beyond 2, or where it does not fit, the decoder takes it for YCCK or YCbCr and warns.
-            mended[start + 11] = _transform(mended[start + 11], colour)
-        elif marker == _SOS and is_sequential and end <= len(data):
-            mended[end - 3 : end] = bytes((0, 63, 0))
-    kept = bytes(mended).rstrip(b"\0")
-    kept = kept.removesuffix(_EOI).rstrip(b"\0")
-    # FF in the data of a picture is followed by a zero.
-    return kept + (b"\0" if kept.endswith(b"\xff") else b"") + _EOI
+    for segment in segments(data):
+        is_sequential |= segment.marker in SEQUENTIAL
+        if segment.end <= len(data):
+            _mend(mended, segment, colour, is_sequential)
+    kept = bytes(mended).rstrip(b"\0").removesuffix(_EOI)
+    end = len(kept.rstrip(b"\0"))
+    # One zero may be of the picture: its last byte, or the one that follows each FF.
+    had_zero = mended[end : end + 1] == b"\0"
+    return kept[:end] + (b"\0" if had_zero else b"") + _EOI
 
 
-def _transform(value: int, colour: str) -> int:
-    if colour in CMYK:
-        return value if value in (0, 2) else 2
-    return value if value in (0, 1) else 1
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, first byte and end of each segment with a length, up to the first scan."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        yield marker, at + 4, end
-        if marker == _SOS:
-            return
-        at = end
+def _mend(mended: bytearray, segment: Segment, colour: str, is_sequential: bool) -> None:
+    body = mended[segment.start : segment.end]
+    if segment.marker == APP0 and body.startswith(b"JFIF\0"):
+        mended[segment.start + 5] = 1
+    elif segment.marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12:
+        # A number that does not fit is taken for YCCK or YCbCr, with a warning.
+        known, otherwise = ((0, 2), 2) if colour in CMYK else ((0, 1), 1)
+        mended[segment.start + 11] = body[11] if body[11] in known else otherwise
+    elif segment.marker == SOS and is_sequential:
+        mended[segment.end - 3 : segment.end] = bytes((0, 63, 0))
