@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from amidiag.model import FdGroup, PeerCounts
 from amidiag.procfs.errors import explain
 from amidiag.procfs.fd_groups import Grouper, name_of
 from amidiag.procfs.fd_listing import FdListing
-from amidiag.procfs.fds import READ, WRITE
+from amidiag.procfs.fds import READ, WRITE, PipeKey, open_modes
 from amidiag.procfs.holders import Holders, Place
 from amidiag.procfs.peers import (
     NOBODY,
     UNKNOWN,
     Orphans,
     Sight,
+    ask_lonely,
     fifo_names_of,
     holders_of,
     place_ends,
@@ -50,10 +51,12 @@ def find_far_ends(
         for _, link in listing.sockets:
             holders.add_socket(listing.pid, link)
     sockets = _sockets_of(listings)
+    _settle(listings, holders, _common(listings))
     wanted = wanted_ends(holders, listings)
-    sight = search(
-        holders, wanted, _wanted_sockets(holders, listings, sockets), fifo_names_of(listings, wanted)
-    )
+    fifo_names = fifo_names_of(listings, wanted)
+    wanted.update(link for listing in listings for _, link in listing.lone)
+    sight = search(holders, wanted, _wanted_sockets(holders, listings, sockets), fifo_names)
+    _settle(listings, holders, {link for link in wanted if holders.knows(link)})
     found = [
         _Process(listing, holders, sight, sockets, (chosen or {}).get(listing.pid)) for listing in listings
     ]
@@ -65,6 +68,28 @@ def find_far_ends(
         {process.pid: process.grouper.groups() for process in found},
         sight,
     )
+
+
+def _common(listings: Sequence[FdListing]) -> set[PipeKey]:
+    """Pipes that several processes have one FD of."""
+    if len(listings) < 2:
+        return set()
+    counts = Counter([link for listing in listings for _, link in listing.lone])
+    return {link for link, number in counts.items() if number > 1}
+
+
+def _settle(listings: Iterable[FdListing], holders: Holders, seen: Collection[PipeKey]) -> None:
+    """What was taken for lone and has been `seen` elsewhere is none: which end it is matters now."""
+    for listing in listings:
+        found = [pipe for pipe in listing.lone if pipe[1] in seen] if seen else []
+        modes = listing.modes_of(found)
+        for fd, link in found:
+            mode = modes.get(fd)
+            if mode is not None:
+                listing.ends.append((fd, link, mode))
+                holders.add(listing.pid, link, mode)
+        if modes:
+            listing.lone = [pipe for pipe in listing.lone if pipe[0] not in modes]
 
 
 def _sockets_of(listings: Iterable[FdListing]) -> dict[str, Socket]:
@@ -127,6 +152,7 @@ class _Process:
     def sort(self, orphans: Orphans) -> None:
         """`orphans`: see `place_ends`. Raises ReaderExhausted."""
         self._sort_ends(orphans)
+        self._sort_lone()
         try:
             self._sort_sockets()
         except OSError as error:
@@ -156,6 +182,26 @@ class _Process:
             if not mode and (chosen is None or chosen(fd)):
                 kind, name = pipe if isinstance(key, str) else names[key]
                 self.grouper.add(kind, name, fd, mode)
+
+    def _sort_lone(self) -> None:
+        lone, sees_all = self._listing.lone, self._sight.all
+        asked = [None] * len(lone) if sees_all else ask_lonely(self.pid, lone)
+        unanswered = [fd for (fd, _), mode in zip(lone, asked, strict=True) if not mode]
+        modes = iter(open_modes(self.pid, unanswered) if unanswered else ())
+        sorts: dict[tuple[str | None, int | None], list[str]] = {}
+        for (fd, _), answer in zip(lone, asked, strict=True):
+            mode = answer or next(modes)
+            word: str | None = "nobody" if answer or sees_all else "unknown"
+            if mode == READ | WRITE:
+                word = "self"
+            elif mode == 0:
+                word = None  # O_PATH: a name of the pipe, no end of it.
+            sorts.setdefault((word, mode), []).append(fd)
+        for (word, mode), fds in sorts.items():
+            if word is not None:
+                self._counts["pipe"][word] += len(fds)
+            of_interest = fds if self._chosen is None else list(filter(self._chosen, fds))
+            self.grouper.add_many("pipe", ("pipe", "pipe"), of_interest, mode, peer=word)
 
     def _sort_sockets(self) -> None:
         from amidiag.procfs.socket_names import SocketNamer, name_by_kernel

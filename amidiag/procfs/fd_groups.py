@@ -31,16 +31,19 @@ class _Group:
     def __init__(self) -> None:
         self.count = 0
         self.inherited = 0
-        self.modes: set[int] = set()
+        self.modes: set[int | None] = set()
         self.fds: list[str] = []
         self.peers: Counter[int] = Counter()
         self.segments: dict[tuple[int, int], int] = {}
+
+    def show(self, fds: list[str]) -> None:
+        self.fds = sorted(self.fds + fds[:_FDS_SHOWN], key=int)[:_FDS_SHOWN]
 
     def absorb(self, other: _Group) -> None:
         self.count += other.count
         self.inherited += other.inherited
         self.modes |= other.modes
-        self.fds = (self.fds + other.fds)[:_FDS_SHOWN]
+        self.show(other.fds)
         self.peers += other.peers
         self.segments |= other.segments
 
@@ -78,6 +81,14 @@ class Grouper:
             group.peers[holder] += 1
         return group
 
+    def add_many(self, kind: str, name: Name, fds: list[str], mode: int | None, *, peer: str | None) -> None:
+        """As many FDs that have all this in common, by number; `mode` None where it was not read."""
+        if fds:
+            group = self._groups.setdefault((kind, *name, peer), _Group())
+            group.count += len(fds)
+            group.modes.add(mode)
+            group.show(fds)
+
     def groups(self) -> tuple[FdGroup, ...]:
         """The groups, most FDs first."""
         names = Counter((kind, many, peer) for kind, _, many, peer in self._groups)
@@ -97,7 +108,7 @@ def _finished(kind: str, what: str, peer: str | None, group: _Group) -> FdGroup:
     return FdGroup(
         type=kind,
         what=what,
-        mode=",".join(word for mode, word in _MODES.items() if mode in group.modes),
+        mode=",".join(word for mode, word in _MODES.items() if mode in group.modes) or None,
         count=group.count,
         peer=peer,
         peer_processes={str(pid): number for pid, number in group.peers.most_common()},

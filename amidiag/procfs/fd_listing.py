@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from amidiag.procfs.errors import explain
@@ -35,30 +37,60 @@ class FdListing(FdScan):
     """What `FdScan` has, and the rest by name.
 
     Attributes:
+        lone: FD and link of each pipe that no other FD of the process leads to. How it is opened has not been
+            read, and these are not in `ends`: of ten thousand orphans the kernel tells it with their fate.
         sockets: FD and link (`socket:[4711]`).
         fifo_paths: the path of each FIFO in `ends`.
-        others: all that is neither in `ends` nor in `sockets`.
+        others: all that is neither in `ends`, in `lone` nor in `sockets`.
     """
 
-    __slots__ = ("fifo_paths", "others", "sockets")
+    __slots__ = ("fifo_paths", "lone", "others", "sockets")
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
+        self.lone: list[tuple[str, str]] = []
         self.sockets: list[tuple[str, str]] = []
         self.fifo_paths: dict[PipeKey, str] = {}
         self.others: list[Opened] = []
+
+    def modes_of(self, pipes: Sequence[tuple[str, str]]) -> dict[str, int]:
+        """How these of `lone` are opened, by FD, without what leads elsewhere by now. Raises ReaderExhausted."""
+        if not pipes:
+            return {}
+        try:
+            directory = open_directory(self.pid)
+            try:
+                modes = {fd: _mode_of(fd, link, directory) for fd, link in pipes}
+            finally:
+                os.close(directory)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return {}  # It has just ended, or changed its user.
+        except OSError as error:
+            raise explain(error, self.pid, None, "the FDs") from error
+        return {fd: mode for fd, mode in modes.items() if mode is not None}
 
     def marks(self) -> Iterator[tuple[str, str]]:
         """Each FD with what tells it from another one that later has its number: FD, type and inode in one text.
 
         What has no inode of its own, an eventfd say, is told by its type only.
         """
+        for fd, link in self.lone:
+            yield fd, f"{fd} pipe {link[6:-1]}"
         for fd, pipe, _ in self.ends:
             yield fd, f"{fd} pipe {pipe[6:-1]}" if isinstance(pipe, str) else f"{fd} fifo {pipe[1]}"
         for fd, link in self.sockets:
             yield fd, f"{fd} socket {link[8:-1]}"
         for one in self.others:
             yield one.fd, f"{one.fd} {one.type} {'' if one.key is None else one.key[1]}"
+
+
+def _mode_of(fd: str, link: str, directory: int) -> int | None:
+    try:
+        mode = open_mode(fd, directory)
+        # Asked last: so it is the mode of this pipe.
+        return mode if os.readlink(fd, dir_fd=directory) == link else None
+    except FileNotFoundError:
+        return None
 
 
 def list_all(pid: int, name: str | None = None) -> FdListing:
@@ -86,25 +118,37 @@ class _Lister:
         self._types = TypeAsker(pid, name, directory)
 
     def run(self, links: list[tuple[str, str]]) -> FdListing:
-        ends, sockets, counts = self._result.ends, self._result.sockets, self._result.by_type
-        directory = self._directory
-        for fd, target in links:
+        sockets, counts = self._result.sockets, self._result.by_type
+        pipes = [link for link in links if link[1].startswith("pipe:[")]
+        self._add_pipes(pipes)
+        for fd, target in links if len(pipes) < len(links) else ():
             kind: str | None
-            try:
-                if target.startswith("pipe:["):
-                    ends.append((fd, target, open_mode(fd, directory)))
-                    kind = "pipe"
-                elif target.startswith(_SOCKET):
-                    sockets.append((fd, target))
-                    kind = "socket"
-                else:
+            if target.startswith("pipe:["):
+                continue
+            if target.startswith(_SOCKET):
+                sockets.append((fd, target))
+                kind = "socket"
+            else:
+                try:
                     kind = self._other(fd, target)
-            except FileNotFoundError:
-                continue  # Closed since the listing.
+                except FileNotFoundError:
+                    continue  # Closed since the listing.
             if kind is not None:
                 counts[kind] = counts.get(kind, 0) + 1
         self._result.not_asked = self._types.not_asked
         return self._result
+
+    def _add_pipes(self, pipes: list[tuple[str, str]]) -> None:
+        if not pipes:
+            return
+        result = self._result
+        seen = Counter([link for _, link in pipes])
+        result.lone = [pipe for pipe in pipes if seen[pipe[1]] == 1]
+        for fd, link in pipes if len(result.lone) < len(pipes) else ():
+            if seen[link] > 1:
+                with contextlib.suppress(FileNotFoundError):  # Closed since the listing.
+                    result.ends.append((fd, link, open_mode(fd, self._directory)))
+        result.by_type["pipe"] = len(result.lone) + len(result.ends)
 
     def _other(self, fd: str, target: str) -> str | None:
         others = self._result.others

@@ -32,6 +32,10 @@ class Holders:
         if self._sockets.setdefault(link, pid) != pid:
             self._sockets[link] = _with(self._sockets[link], pid)
 
+    def knows(self, key: PipeKey) -> bool:
+        """Whether somebody has been seen to hold an end of it."""
+        return key in self._readers or key in self._writers
+
     def opposite(self, pid: int, key: PipeKey, mode: int) -> Place | None:
         """Who holds the opposite of an end of `pid`; None if nobody that was seen does.
 

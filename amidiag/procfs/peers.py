@@ -249,17 +249,25 @@ def _judge(pid: int, unmatched: Sequence[PipeEnd], orphans: Orphans, *, sees_all
 
 def _ask(pid: int, ends: Sequence[PipeEnd], orphans: Orphans) -> None:
     """Ask the kernel; what has no far end comes to `orphans`."""
-    if not ends:
-        return
+    # A FIFO is not asked (see probe.py); O_RDWR never comes here, as it is its own far end.
+    pipes = [(fd, key) for fd, key, _ in ends if isinstance(key, str)]
+    lonely = dict(zip(pipes, ask_lonely(pid, pipes), strict=True))
+    orphans.update((key, mode) for fd, key, mode in ends if lonely.get((fd, str(key))) == mode)
+
+
+def ask_lonely(pid: int, pipes: Sequence[tuple[str, str]]) -> list[int | None]:
+    """Of each pipe end, given as FD and link, what `FarEndProbe.lonely` says. Raises ReaderExhausted.
+
+    None also where the process has ended.
+    """
+    if not pipes:
+        return []
     try:
         with FarEndProbe(pid) as probe:
-            orphans.update(end[1:] for end in ends if _is_orphan(probe, *end))
+            return probe.lonely(pipes)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return  # It has just ended, or changed its user: what was not asked stays unknown.
+        return [None] * len(
+            pipes
+        )  # It has just ended, or changed its user: what was not asked stays unknown.
     except OSError as error:
         raise explain(error, pid, None, "the peers") from error
-
-
-def _is_orphan(probe: FarEndProbe, fd: str, key: PipeKey, mode: int) -> bool:
-    # A FIFO is not asked (see probe.py); O_RDWR never comes here, as it is its own far end.
-    return isinstance(key, str) and bool(probe.is_orphan(fd, int(key[6:-1]), mode))

@@ -5,10 +5,11 @@ every descriptor proves nothing. The kernel counts the readers and writers of a 
 end shows whether the other count is zero (fs/pipe.c, pipe_poll): POLLHUP without writers, POLLERR
 without readers. Also right for ends in flight in a unix socket or registered with io_uring.
 
-What it does to the target: for some 3 to 5 µs its end is held once more, by a copy (pidfd_getfd(2), since
-Linux 5.6) or, where that is refused, by one more end *of the same kind*. If the target closes its own in that
-moment, the far side learns of it these microseconds later, as if the scheduler had been late. Nothing is read
-or written. FIFOs are never asked: to open one can wake a process that waits in open(2).
+What it does to the target: for some 10 to 100 µs its end is held once more, by a copy (pidfd_getfd(2), since
+Linux 5.6; a few dozen ends are copied, asked and closed together) or, where that is refused, by one more end
+*of the same kind*. If the target closes its own in that moment, the far side learns of it these microseconds
+later, as if the scheduler had been late. Nothing is read or written. FIFOs are never asked: to open one can
+wake a process that waits in open(2).
 """
 
 from __future__ import annotations
@@ -19,24 +20,35 @@ import fcntl
 import os
 import select
 import stat as modes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from amidiag.procfs.fds import READ, open_directory
+from amidiag.procfs.fds import READ, WRITE, open_directory, open_mode
 
 _PIDFD_GETFD = 438  # The same on every architecture but Alpha.
 _REFUSED = (errno.EPERM, errno.ENOSYS, errno.EINVAL)
+_FULL = (errno.EMFILE, errno.ENFILE)
+# Few, so that no copy lives longer than it takes to make some dozens; more would hardly be cheaper.
+_AT_ONCE = 32
+_CLOSED = -1
+
+# A read end without writers, a write end without readers.
+_IS = {select.POLLHUP: READ, select.POLLERR: WRITE}
+_FLAGS = {READ: os.O_RDONLY, WRITE: os.O_WRONLY}
+
+Asked = tuple[str, str]
+"""An FD and its link, `pipe:[4711]`."""
 
 
 class FarEndProbe:
     """Asks about pipe ends of one process. Use as `with FarEndProbe(pid) as probe`. Raises OSError.
 
-    `copying=False` forces the way that opens one more end: twice as dear, but a process that this user may
-    only look at allows it, and so do kernels before 5.6.
+    `copying=False` forces the way that opens one more end: several times as dear, but a process that this
+    user may only look at allows it, and so do kernels before 5.6.
     """
 
     def __init__(self, pid: int, *, copying: bool = True) -> None:
         self._poll = select.poll()
-        self._registered = -1
+        self._polled: list[int] = []
         with contextlib.ExitStack() as stack:
             self._directory = open_directory(pid)
             stack.callback(os.close, self._directory)
@@ -51,70 +63,110 @@ class FarEndProbe:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def is_orphan(self, fd: str, inode: int, mode: int) -> bool | None:
-        """Whether no process of the machine holds the opposite end; None where it could not be asked.
+    def lonely(self, ends: Sequence[Asked]) -> list[int | None]:
+        """Of each end: READ or WRITE, which end it is, if no process of the machine holds the opposite.
 
-        `mode` is how the target opened `fd`: READ or WRITE.
+        0 where somebody does, and None where it could not be asked: closed, O_PATH, or of another pipe by now.
         """
-        if self._copy is not None:
-            try:
-                end = self._copy(int(fd))
-            except OSError as error:
-                if error.errno == errno.EBADF:
-                    return None  # Closed meanwhile.
-                if error.errno not in _REFUSED:
-                    raise
-                self._copy = None
-            else:
-                return self._ask_copy(end, inode)
-        return self._ask_by_opening(fd, inode, mode)
+        answers: list[int | None] = []
+        while len(answers) < len(ends):
+            some = ends[len(answers) : len(answers) + _AT_ONCE]
+            answers += self._ask_by_opening(*some[0]) if self._copy is None else self._ask_copies(some)
+        return answers
 
-    def _ask_copy(self, end: int, inode: int) -> bool | None:
+    def _ask_copies(self, ends: Sequence[Asked]) -> list[int | None]:
+        """The answers for as many of them as there was room for: at least one, but where copying is refused."""
+        copies: list[int] = []
         try:
-            # Whether it is a pipe at all is asked of no file system: the number may lead elsewhere by now.
-            fcntl.fcntl(end, fcntl.F_GETPIPE_SZ)
-            return self._has_no_far_end(end) if os.fstat(end).st_ino == inode else None
-        except OSError as error:
-            if error.errno == errno.EBADF:
-                return None
-            raise
+            self._fill(copies, ends)
+            pipes = _pipes_of(copies, ends)
+            found = self._far_ends(pipes)
         finally:
-            os.close(end)
+            _close(copies)
+        if len(pipes) == len(copies):
+            return [found.get(copy, 0) for copy in copies]
+        return [found.get(copy, 0) if copy in pipes else None for copy in copies]
 
-    def _ask_by_opening(self, fd: str, inode: int, mode: int) -> bool | None:
+    def _fill(self, copies: list[int], ends: Sequence[Asked]) -> None:
+        assert self._copy is not None
+        copy = self._copy
+        for fd, _ in ends:
+            end = copy(int(fd))
+            if end >= 0:
+                copies.append(end)
+                continue
+            error = _errno()
+            if error == errno.EBADF:
+                copies.append(_CLOSED)
+                continue
+            if error in _REFUSED:
+                self._copy = None
+            elif error not in _FULL or not copies:
+                raise OSError(error, os.strerror(error))
+            return  # Our own table is full: what has been copied is asked, and makes room.
+
+    def _ask_by_opening(self, fd: str, link: str) -> list[int | None]:
         try:
             # O_PATH opens nothing yet: if the number has gone to a terminal or a tape, that is not touched.
             pinned = os.open(fd, os.O_PATH | os.O_CLOEXEC, dir_fd=self._directory)
         except (FileNotFoundError, PermissionError):
-            return None  # Closed meanwhile, or refused.
+            return [None]  # Closed meanwhile, or refused.
         try:
             answer = os.fstat(pinned)
-            if answer.st_ino != inode or not modes.S_ISFIFO(answer.st_mode):
-                return None  # The number has gone to another file.
-            access = os.O_RDONLY if mode == READ else os.O_WRONLY
-            end = os.open(str(pinned), access | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._own)
-        except PermissionError:
-            return None  # Made by another user before a setuid: its inode is not ours to open.
+            if answer.st_ino != int(link[6:-1]) or not modes.S_ISFIFO(answer.st_mode):
+                return [None]  # The number has gone to another file.
+            mode = open_mode(fd, self._directory)
+            if mode not in _FLAGS:
+                return [0 if mode else None]
+            end = os.open(str(pinned), _FLAGS[mode] | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._own)
+        except (FileNotFoundError, PermissionError):
+            return [None]  # Closed, or made by another user before a setuid: its inode is not ours to open.
         finally:
             os.close(pinned)
         try:
-            return self._has_no_far_end(end)
+            return [self._far_ends([end]).get(end, 0)]
         finally:
             os.close(end)
 
-    def _has_no_far_end(self, end: int) -> bool:
-        # Nearly always the same number, the lowest that is free: what was registered under it holds again.
-        if end != self._registered:
-            if self._registered >= 0:
-                self._poll.unregister(self._registered)
-            self._poll.register(end, 0)
-            self._registered = end
+    def _far_ends(self, ends: list[int]) -> dict[int, int]:
+        """READ or WRITE by each of these own descriptors of which the kernel knows no opposite end."""
+        # Nearly always the same numbers, the lowest that are free: what was registered under them holds again.
+        if ends != self._polled:
+            self._polled, self._poll = ends, select.poll()
+            for end in ends:
+                self._poll.register(end, 0)
         # POLLHUP and POLLERR are reported without being asked for, and nothing else is.
-        return bool(self._poll.poll(0))
+        return {end: _IS.get(event, 0) for end, event in self._poll.poll(0)}
+
+
+def _pipes_of(copies: Sequence[int], ends: Sequence[Asked]) -> list[int]:
+    """Those of the copies that lead to the pipe which the end was asked of."""
+    try:
+        # Whether it is a pipe at all is asked of no file system: the number may lead elsewhere by now.
+        return [
+            copy
+            for copy, (_, link) in zip(copies, ends, strict=False)
+            if fcntl.fcntl(copy, fcntl.F_GETPIPE_SZ) and os.fstat(copy).st_ino == int(link[6:-1])
+        ]
+    except (OSError, ValueError):
+        # One of them is no pipe, or was closed: then each for itself.
+        if len(copies) == 1:
+            return []
+    return [copy for one in zip(copies, ends, strict=False) for copy in _pipes_of([one[0]], [one[1]])]
+
+
+def _close(copies: Sequence[int]) -> None:
+    # Those of them that are a run of numbers, as nearly always, in one call: nothing else is among them.
+    if copies and copies == list(range(copies[0], copies[0] + len(copies))) and copies[0] != _CLOSED:
+        os.closerange(copies[0], copies[-1] + 1)
+        return
+    for copy in copies:
+        if copy != _CLOSED:
+            os.close(copy)
 
 
 def _copier(pid: int, stack: contextlib.ExitStack) -> Callable[[int], int] | None:
-    """What copies an FD of the process into this one; None where this Python cannot."""
+    """What copies an FD of the process into this one, below 0 for an error; None where this Python cannot."""
     try:
         import ctypes
 
@@ -127,12 +179,10 @@ def _copier(pid: int, stack: contextlib.ExitStack) -> Callable[[int], int] | Non
         raise
     stack.callback(os.close, pidfd)
     system_call = ctypes.CDLL(None, use_errno=True).syscall
+    return lambda fd: system_call(_PIDFD_GETFD, pidfd, fd, 0)
 
-    def copy(fd: int) -> int:
-        end: int = system_call(_PIDFD_GETFD, pidfd, fd, 0)
-        if end < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return end
 
-    return copy
+def _errno() -> int:
+    import ctypes
+
+    return ctypes.get_errno()

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 
@@ -50,6 +51,26 @@ def type_by_ls(target: str, file: list[str]) -> str:
     if target.startswith("anon_inode:"):
         return target.removeprefix("anon_inode:").strip("[]")
     return "deleted" if mode[0] == "-" and names == 0 else OF_MODE[mode[0]]
+
+
+@pytest.mark.parametrize("kept", ["fd", "fd < 1500 or fd > 1980", "fd > 1700", "fd % 3 == 0", "fd % 999"])
+def test_every_link_is_read_whatever_numbers_are_free(kept: str) -> None:
+    # GIVEN a process with thousands of FDs, some closed since: a table with and without holes
+    code = (
+        "import os, sys\n"
+        "opened = [os.open('/dev/null', os.O_RDONLY) for _ in range(2000)]\n"
+        f"[os.close(fd) for fd in opened if not ({kept})]\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        process.stdout.readline()
+        directory = fds.open_directory(process.pid)
+        expected = [(fd, os.readlink(fd, dir_fd=directory)) for fd in os.listdir(directory)]
+        # WHEN its links are read, once and again by the same descriptor THEN each is there once, in order
+        assert fds.read_links(directory) == fds.read_links(directory) == expected
+        os.close(directory)
+        process.stdin.close()
 
 
 def test_19000_mixed_fds_agree_with_ls_by_type_exactly(start: Start) -> None:

@@ -14,7 +14,7 @@ from procfs_targets import PROGRAMS, Spawn, Start, run_program
 
 from amidiag.model import PeerCounts
 from amidiag.procfs import peers
-from amidiag.procfs.fds import READ, WRITE, scan
+from amidiag.procfs.fds import READ, scan
 from amidiag.procfs.identity import identify
 from amidiag.procfs.observe import observe_tree
 from amidiag.procfs.probe import FarEndProbe
@@ -110,18 +110,17 @@ def test_hidden_far_ends_are_unknown_and_orphans_are_still_told(spawn: Spawn) ->
 def test_the_probe_says_what_the_kernel_counts() -> None:
     reader, writer = os.pipe()
     inode = os.fstat(reader).st_ino
+    link = f"pipe:[{inode}]"
     with FarEndProbe(os.getpid()) as probe:
-        assert probe.is_orphan(str(reader), inode, READ) is False
-        assert probe.is_orphan(str(writer), inode, WRITE) is False
+        assert probe.lonely([(str(reader), link), (str(writer), link)]) == [0, 0]
         os.write(writer, b"left behind")
         os.close(writer)
-        assert probe.is_orphan(str(reader), inode, READ) is True
-        assert probe.is_orphan(str(reader), inode + 1, READ) is None
+        assert probe.lonely([(str(reader), link), (str(reader), f"pipe:[{inode + 1}]")]) == [READ, None]
         # Nothing was read, and the end is where it was.
         assert os.read(reader, 100) == b"left behind"
         assert os.read(reader, 100) == b""
         os.close(reader)
-        assert probe.is_orphan(str(reader), inode, READ) is None
+        assert probe.lonely([(str(reader), link)]) == [None]
 
 
 def test_an_end_in_flight_in_a_socket_is_somebodys(spawn: Spawn) -> None:
@@ -133,9 +132,9 @@ def test_an_end_in_flight_in_a_socket_is_somebodys(spawn: Spawn) -> None:
     with here, FarEndProbe(target.pid) as probe:
         assert target.stdout
         fd = json.loads(target.stdout.readline())["reader"]
-        inode = os.stat(f"/proc/{target.pid}/fd/{fd}").st_ino
+        link = os.readlink(f"/proc/{target.pid}/fd/{fd}")
         # THEN the kernel still counts it
-        assert probe.is_orphan(str(fd), inode, READ) is False
+        assert probe.lonely([(str(fd), link)]) == [0]
         _, control, _, _ = here.recvmsg(1, socket.CMSG_SPACE(4))
         os.close(array.array("i", control[0][2][:4])[0])
-        assert probe.is_orphan(str(fd), inode, READ) is True
+        assert probe.lonely([(str(fd), link)]) == [READ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
 import pytest
+from procfs_targets import Start, run_program
 
 from amidiag.procfs.fds import READ, WRITE
 from amidiag.procfs.probe import FarEndProbe
@@ -41,28 +44,25 @@ def holder() -> Iterator[tuple[int, list[int]]]:
         process.stdin.close()
 
 
-def inode(pid: int, fd: int) -> int:
-    return os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+def pipe(pid: int, fd: int) -> str:
+    return f"pipe:[{os.stat(f'/proc/{pid}/fd/{fd}').st_ino}]"
 
 
 @both_ways
 def test_of_another_process(holder, copying: bool) -> None:
     pid, (read, write, whole_read, whole_write, _) = holder
     with FarEndProbe(pid, copying=copying) as probe:
-        asked = {
-            fd: probe.is_orphan(str(fd), inode(pid, fd), mode)
-            for fd, mode in ((read, READ), (write, WRITE), (whole_read, READ), (whole_write, WRITE))
-        }
-    assert asked == {read: True, write: True, whole_read: False, whole_write: False}
+        ends = [(str(fd), pipe(pid, fd)) for fd in (read, write, whole_read, whole_write)]
+        assert probe.lonely(ends) == [READ, WRITE, 0, 0]
 
 
 @both_ways
 def test_what_is_no_such_pipe_is_not_judged(holder, copying: bool) -> None:
     pid, (read, write, _, _, file) = holder
     with FarEndProbe(pid, copying=copying) as probe:
-        assert probe.is_orphan(str(file), inode(pid, file), READ) is None
-        assert probe.is_orphan(str(read), inode(pid, write), READ) is None
-        assert probe.is_orphan("4000", inode(pid, read), READ) is None
+        ends = [(str(file), pipe(pid, file)), (str(read), pipe(pid, write)), ("4000", pipe(pid, read))]
+        # Also where one that is judged stands among them.
+        assert probe.lonely([*ends, (str(read), pipe(pid, read)), *ends]) == [*[None] * 3, READ, *[None] * 3]
 
 
 @both_ways
@@ -70,6 +70,23 @@ def test_nothing_stays_open(holder, copying: bool) -> None:
     pid, (read, *_, file) = holder
     before = os.listdir("/proc/self/fd")
     with FarEndProbe(pid, copying=copying) as probe:
-        for fd in (read, file):
-            probe.is_orphan(str(fd), inode(pid, read), READ)
+        probe.lonely([(str(fd), pipe(pid, read)) for fd in (read, file, 4000)])
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("free", [1, 2, 7, 500])
+def test_at_our_own_limit_fewer_are_asked_at_once(start: Start, free: int) -> None:
+    target = start("pipe_ends", "orphans", 100)
+    assert run_program("probe_with_few_fds", target.pid, free) == [READ, WRITE] * 50
+
+
+def test_without_any_free_descriptor_it_says_so(start: Start) -> None:
+    target = start("pipe_ends", "orphans", 3)
+    assert run_program("probe_with_few_fds", target.pid, 0) == os.strerror(errno.EMFILE)
+
+
+def test_a_target_at_its_limit_is_asked_like_any_other(start: Start) -> None:
+    # The copies are in our table. GIVEN a process that cannot open anything any more
+    target = start("pipe_ends", "orphans", 100)
+    resource.prlimit(target.pid, resource.RLIMIT_NOFILE, (3, 3))
+    assert run_program("probe_with_few_fds", target.pid, 500) == [READ, WRITE] * 50

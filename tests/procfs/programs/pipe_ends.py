@@ -87,13 +87,20 @@ def open_fifos() -> int:
         os.mkfifo(f"{directory}/{number}")
     for number in range(NUMBER):
         os.open(f"{directory}/{number}", os.O_RDWR)
+    done, tell = os.pipe()
     child = os.fork()
     if child == 0:
         os.closerange(3, 3 + NUMBER)
+    else:
+        os.close(tell)
     for number in range(NUMBER, 2 * NUMBER):
         os.open(f"{directory}/{number}", os.O_WRONLY if child == 0 else os.O_RDONLY)
     if child == 0:
+        close([done, tell])
         wait_for_ever()
+    # To open a FIFO returns as soon as the other side has begun to: its FD may not be there yet.
+    os.read(done, 1)
+    os.close(done)
     return child
 
 
