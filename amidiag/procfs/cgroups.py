@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from amidiag.model import CgroupMemory
 from amidiag.procfs.errors import ReaderExhausted, explain
@@ -28,8 +27,7 @@ _FILES: dict[Version, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(NamedTuple):
     """Where a process is: its memory cgroup, and its cgroup in the hierarchy of version 2, None if there is none.
 
     Paths are relative to the root of the reader's cgroup namespace, and begin with `/..` where it is
@@ -41,8 +39,7 @@ class Membership:
     unified: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A mount table, what to put before a path of it to walk that, and the mount that amidiag itself runs from."""
 
     prefix: str
@@ -50,8 +47,7 @@ class Place:
     own_root: Mount | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
+class _Level(NamedTuple):
     path: str
     limit: int | None
     used: int | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 
 from amidiag.procfs.errors import explain
@@ -32,7 +31,6 @@ _NAMESPACES = frozenset(
 )
 
 
-@dataclass(slots=True)
 class FdScan:
     """The FDs of one process at one instant.
 
@@ -44,12 +42,15 @@ class FdScan:
         not_asked: FDs of type "file": on a file system that could block, or that is not known here.
     """
 
-    pid: int
-    by_type: dict[str, int] = field(default_factory=dict)
-    ends: list[PipeEnd] = field(default_factory=list)
-    fifo_names: dict[PipeKey, str] = field(default_factory=dict)
-    segments: list[Segment] = field(default_factory=list)
-    not_asked: int = 0
+    __slots__ = ("by_type", "ends", "fifo_names", "not_asked", "pid", "segments")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.by_type: dict[str, int] = {}
+        self.ends: list[PipeEnd] = []
+        self.fifo_names: dict[PipeKey, str] = {}
+        self.segments: list[Segment] = []
+        self.not_asked = 0
 
     @property
     def open(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from amidiag.procfs.mounts import LOCAL
 from amidiag.procfs.processes import read_file
@@ -12,8 +12,7 @@ from amidiag.procfs.processes import read_file
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 
     `root` is the directory of the file system that is mounted at `point`; `options` are those of the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from amidiag.procfs.errors import NoPermission
 from amidiag.procfs.fds import FdScan, count
@@ -16,7 +15,6 @@ Scanner = Callable[[int, str | None], FdScan]
 """What reads the FDs of a process, given its PID and name: `fds.scan`, or one that keeps more of them."""
 
 
-@dataclass(slots=True)
 class Reading:
     """What was read of one process.
 
@@ -24,13 +22,16 @@ class Reading:
     parts that this user may not read.
     """
 
-    stat: ProcStat
-    status: StatusFields
-    limit: NofileLimit
-    open: int | None = None
-    scan: FdScan | None = None
-    holding: Holding | None = None
-    refused: list[str] = field(default_factory=list)
+    __slots__ = ("holding", "limit", "open", "refused", "scan", "stat", "status")
+
+    def __init__(self, stat: ProcStat, status: StatusFields, limit: NofileLimit) -> None:
+        self.stat = stat
+        self.status = status
+        self.limit = limit
+        self.open: int | None = None
+        self.scan: FdScan | None = None
+        self.holding: Holding | None = None
+        self.refused: list[str] = []
 
     @property
     def pid(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SHM_DIRECTORY = "/dev/shm/"
 MEMFD = "/memfd:"
@@ -13,8 +13,7 @@ KINDS = ("torch", "posix", "memfd", "sysv", "anonymous", "device")
 _ANONYMOUS = "/dev/zero (deleted)"
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Shared memory that a process maps or holds open. Sizes in bytes.
 
     `allocated` are its blocks in memory or swap; None where it could not be asked. `size` is what it

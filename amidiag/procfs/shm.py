@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from amidiag.model import DevShm, ShmUse
 from amidiag.procfs.errors import explain
@@ -21,8 +21,7 @@ from amidiag.procfs.segments import KINDS, SHM_DIRECTORY, Segment, kind_of, segm
 Key = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(NamedTuple):
     """The shared memory of one process, by (device, inode).
 
     `device_mappings`: shared mappings of device files, whose memory the kernel does not account for.
@@ -32,8 +31,7 @@ class Holding:
     device_mappings: int
 
 
-@dataclass(frozen=True, slots=True)
-class SharedMapping:
+class SharedMapping(NamedTuple):
     """Shared memory in an address space, from `start` to before `end`. `name` is the path, or the kernel's name."""
 
     key: Key
@@ -153,7 +151,7 @@ def unite(holdings: Iterable[Holding]) -> dict[Key, Segment]:
 def complete(holding: Holding, united: Mapping[Key, Segment]) -> Holding:
     """The same holding with sizes filled in that another process of the tree knew."""
     segments = {
-        key: replace(segment, size=united[key].size, allocated=united[key].allocated)
+        key: segment._replace(size=united[key].size, allocated=united[key].allocated)
         for key, segment in holding.segments.items()
     }
     return Holding(segments, holding.device_mappings)
