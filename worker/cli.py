@@ -18,7 +18,7 @@ from worker.cpu import wait_passively
 
 if TYPE_CHECKING:
     from amidiag.model import SettingsData
-    from worker.settings import Loaded, SettingsError
+    from worker.settings import Loaded, SettingsError, WorkerSettings
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -59,11 +59,12 @@ def run_command(
     """Poll for jobs, work on their images, post the results; until SIGTERM or SIGINT.
 
     Exit codes: 0 drained as told, 69 server unreachable for too long, 70 internal error, 77 refused by the
-    server (401 or 403), 78 bad settings.
+    server (401 or 403), 78 bad settings or model files. Of several workers (AMI_INSTANCES) the highest counts.
     """
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
     _say_remarks(loaded)
+    _start_several(loaded.settings, ends_by_itself=once or max_polls is not None)
     if loaded.settings.diag_trace:
         _trace()
     wait_passively()
@@ -89,17 +90,17 @@ def register_command(
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
     _say_remarks(loaded)
-    from worker import service
+    from worker import registration
     from worker.antenna.schemas import AntennaError
     from worker.settings import SettingsError
 
     try:
-        for line in service.register(loaded.settings, project or []):
+        for line in registration.register(loaded.settings, project or []):
             print(line)
     except SettingsError as e:
         _bad_settings(e)
     except AntennaError as e:
-        code, text = service.registration_failed(e, loaded.settings)
+        code, text = registration.registration_failed(e, loaded.settings)
         _fail(code, text)
 
 
@@ -147,6 +148,23 @@ def run() -> None:
         # A torch whose libraries do not load raises OSError or ImportError: Python's own code would be 1.
         logging.getLogger(__name__).exception("internal error")
         sys.exit(exit_codes.INTERNAL)
+
+
+def _start_several(settings: WorkerSettings, *, ends_by_itself: bool) -> None:
+    """Where several workers are wanted this process becomes their parent, and ends with them."""
+    from worker import instances
+    from worker.pipelines.shelf import chosen_pipelines
+    from worker.settings import SettingsError
+
+    planned = instances.plan(settings, instances.gpus())
+    if len(planned) == 1:
+        return
+    try:
+        # Said once, and not by each of them.
+        chosen_pipelines(settings)
+    except SettingsError as e:
+        _bad_settings(e)
+    raise typer.Exit(instances.supervise(planned, settings, ends_by_itself=ends_by_itself))
 
 
 def _trace() -> None:

@@ -27,6 +27,7 @@ from worker.ingest.pace import Pace
 from worker.ingest.source import JobSource
 from worker.ingest.staging import Stager
 from worker.pipelines import Pipeline
+from worker.pipelines.passes import PassSizes
 from worker.reach import Reach, UnreachableError
 from worker.settings import WorkerSettings
 from worker.visit import Tally, Visit
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 class Worker:
     """One worker process: takes jobs for `slugs` until it is told to drain.
 
-    `load` makes a pipeline from its slug; each is made when it first has an image, and kept.
+    `load` gives a pipeline by its slug when it has an image, and decides how long it stays in memory.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Worker:
         self._slugs = tuple(slugs)
         self._load = load
         self._device = device
-        self._pipelines: dict[str, Pipeline] = {}
+        self._pass_sizes = PassSizes()
         self._journal = Journal()
         self._budget = Budget.of(settings)
         self._tuning = Tuning(settings, self._budget)
@@ -195,7 +196,7 @@ class Worker:
             log.warning(
                 "job %s: image %s is answered as an error: %s", job.id, failure.task.image_id, failure.error
             )
-        answers = answer(batch, lambda: self._pipeline(job.pipeline_slug), self._device)
+        answers = answer(batch, lambda: self._load(job.pipeline_slug), self._device, self._pass_sizes)
         self._page.count("batches")
         self._page.count("images", len(answers))
         self._caches.seen(batch.report)
@@ -204,11 +205,6 @@ class Worker:
         self._poster.submit(job.id, answers)
         self._page.state("job")
         return len(answers), sum("error" in a.result for a in answers)
-
-    def _pipeline(self, slug: str) -> Pipeline:
-        if slug not in self._pipelines:
-            self._pipelines[slug] = self._load(slug)
-        return self._pipelines[slug]
 
     def _finish(self, job: Job, source: JobSource, tally: Tally, seconds: float) -> None:
         """Wait until every result is in, and say what became of the job."""

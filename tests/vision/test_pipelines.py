@@ -125,7 +125,7 @@ def test_batch_sizes_bound_what_goes_through_a_network_at_once() -> None:
         "trap_species", device=CPU, localization_batch_size=2, classification_batch_size=3
     )
     seen: dict[str, list[int]] = {"detector": [], "classifier": []}
-    for name, part in (("detector", pipeline._detector), ("classifier", pipeline._binary)):
+    for name, part in (("detector", pipeline._detector), ("classifier", pipeline._stages[0].classifier)):
         part._network.register_forward_pre_hook(
             lambda _module, inputs, name=name: seen[name].append(len(inputs[0]))
         )

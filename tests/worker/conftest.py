@@ -16,6 +16,7 @@ from worker.antenna.client import AntennaClient
 from worker.draining import Drain
 from worker.loop import Worker
 from worker.pipelines import PIPELINES, load_pipeline
+from worker.pipelines.resident import ResidentPipelines
 
 # As `ami worker run` does: on two shared cores OpenMP threads only wait for one another.
 torch.set_num_threads(1)
@@ -91,7 +92,7 @@ def worker(page: StatusPage) -> Iterator[Callable[..., Worker]]:
             page=page,
             drain=Drain(),
             slugs=settings.pipeline_slugs or PIPELINES,
-            load=lambda slug: load_pipeline(slug, device=device),
+            load=ResidentPipelines(lambda slug: load_pipeline(slug, device=device), 0).get,
             device=device,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from worker.pipelines.detection import Algorithm
+from worker.pipelines.spec import DetectorSpec, Follows, PipelineSpec, StageSpec
 
 DETECTOR: Final = Algorithm(
     name="Trap sheet detector",
@@ -27,48 +28,43 @@ SPECIES: Final = Algorithm(
     labels=("plain_moth", "banded_moth", "eyed_moth"),
 )
 
-_PIPELINES: Final[dict[str, tuple[str, str, tuple[Algorithm, ...]]]] = {
-    "moth_binary": (
-        "Moth or nonmoth",
-        "Finds insects and tells moths from other insects.",
-        (DETECTOR, BINARY),
-    ),
-    "trap_species": (
-        "Trap moth species",
-        "Finds insects, tells moths from other insects, and names the species of the moths.",
-        (DETECTOR, BINARY, SPECIES),
-    ),
+BUILT_IN: Final = {
+    spec.slug: spec
+    for spec in (
+        PipelineSpec(
+            slug="moth_binary",
+            name="Moth or nonmoth",
+            description="Finds insects and tells moths from other insects.",
+            detector=DetectorSpec(DETECTOR),
+            stages=(StageSpec(BINARY),),
+        ),
+        PipelineSpec(
+            slug="trap_species",
+            name="Trap moth species",
+            description="Finds insects, tells moths from other insects, and names the species of the moths.",
+            detector=DetectorSpec(DETECTOR),
+            stages=(StageSpec(BINARY), StageSpec(SPECIES, follows=Follows(0, "moth"))),
+        ),
+    )
 }
+PIPELINES: Final = tuple(BUILT_IN)
 
-PIPELINES: Final = tuple(_PIPELINES)
 
-
-def algorithms(slug: str) -> tuple[Algorithm, ...]:
-    """The networks of a pipeline, in the order in which they run.
+def built_in(slug: str) -> PipelineSpec:
+    """A built-in pipeline.
 
     Raises:
         KeyError: no such pipeline; the text names those there are.
     """
-    return _entry(slug)[2]
+    if slug not in BUILT_IN:
+        raise KeyError(f"no pipeline {slug!r}; there are {', '.join(PIPELINES)}")
+    return BUILT_IN[slug]
 
 
 def describe(slug: str) -> dict[str, Any]:
-    """The registration of a pipeline (`POST /projects/{id}/pipelines/`).
+    """The registration of a built-in pipeline (`POST /projects/{id}/pipelines/`).
 
     Raises:
         KeyError: no such pipeline; the text names those there are.
     """
-    name, description, used = _entry(slug)
-    return {
-        "name": name,
-        "slug": slug,
-        "version": 1,
-        "description": description,
-        "algorithms": [algorithm.to_api() for algorithm in used],
-    }
-
-
-def _entry(slug: str) -> tuple[str, str, tuple[Algorithm, ...]]:
-    if slug not in _PIPELINES:
-        raise KeyError(f"no pipeline {slug!r}; there are {', '.join(PIPELINES)}")
-    return _PIPELINES[slug]
+    return built_in(slug).to_api()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.pipelines.imaging import Box, crop, normalise
-from worker.pipelines.networks import CROP_SIDE, CropNet, fused
+from worker.pipelines.imaging import Box, crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +23,22 @@ class Named:
 
 
 class Classifier:
-    """Scores of crops over the classes of one network, on `device`, at most `batch_size` crops at once."""
+    """Scores of crops over the classes of one network, at most `batch_size` crops at once.
 
-    def __init__(self, network: CropNet, device: torch.device, batch_size: int) -> None:
-        self._network = fused(network).to(device)
+    `network` takes what `prepare` makes of crops (N, 3, `side`, `side`), float 0 to 255, and gives logits
+    (N, classes).
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        prepare: Callable[[Tensor], Tensor],
+        side: int,
+        batch_size: int,
+    ) -> None:
+        self._network = network
+        self._prepare = prepare
+        self._side = side
         self._batch_size = batch_size
 
     @torch.inference_mode()
@@ -37,8 +48,8 @@ class Classifier:
         for first in range(0, len(crops), self._batch_size):
             batch = crops[first : first + self._batch_size]
             start = time.perf_counter()
-            pixels = torch.stack([crop(image, box, CROP_SIDE) for image, box in batch])
-            logits = self._network(normalise(pixels)).float()
+            pixels = torch.stack([crop(image, box, self._side) for image, box in batch])
+            logits = self._network(self._prepare(pixels)).float()
             both = torch.stack([torch.softmax(logits, dim=1), logits]).tolist()
             share = (time.perf_counter() - start) / len(batch)
             for scores, raw in zip(*both, strict=True):

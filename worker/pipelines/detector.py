@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as nnf
@@ -36,8 +37,15 @@ class Located:
     seconds: float
 
 
+class Locator(Protocol):
+    """Finds insects in images."""
+
+    def locate(self, images: Sequence[Tensor]) -> list[Located]:
+        """One answer per image ((3, H, W) uint8 on the detector's device), in order."""
+
+
 class Detector:
-    """Boxes of insects in uint8 images of any size, on `device`, at most `batch_size` images at once."""
+    """The built-in detector: boxes in images of any size, on `device`, at most `batch_size` images at once."""
 
     def __init__(self, network: DetectorNet, device: torch.device, batch_size: int) -> None:
         self._network = fused(network).to(device)
@@ -58,7 +66,7 @@ class Detector:
             spent.append(time.perf_counter() - start)
             reduced[(int(small[number].shape[1]), int(small[number].shape[2]))].append(number)
         answers: dict[int, Located] = {}
-        for numbers in reduced.values():
+        for shape, numbers in reduced.items():
             for first in range(0, len(numbers), self._batch_size):
                 batch = numbers[first : first + self._batch_size]
                 start = time.perf_counter()
@@ -66,7 +74,7 @@ class Detector:
                 candidates = decode(maps)
                 share = (time.perf_counter() - start) / len(batch)
                 for number, of_image in zip(batch, candidates, strict=True):
-                    found = _to_source(of_image, small[number], images[number])
+                    found = to_source(of_image, shape, images[number])
                     answers[number] = Located(found, spent[number] + share)
         return [answers[number] for number in range(len(images))]
 
@@ -86,10 +94,10 @@ def decode(maps: Tensor) -> list[list[Found]]:
     for number, confidence, cx, cy, w, h in rows:
         box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
         candidates[int(number)].append(Found(box, confidence))
-    return [_distinct(of_image) for of_image in candidates]
+    return [distinct(of_image) for of_image in candidates]
 
 
-def _distinct(candidates: list[Found]) -> list[Found]:
+def distinct(candidates: list[Found]) -> list[Found]:
     """Of boxes that mean the same insect only the best."""
     kept: list[Found] = []
     for candidate in sorted(candidates, key=lambda found: -found.score)[:_MOST]:
@@ -106,10 +114,13 @@ def _shared(a: Box, b: Box) -> float:
     return width * height / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
-def _to_source(candidates: list[Found], small: Tensor, source: Tensor) -> tuple[Found, ...]:
-    """Boxes scaled from the reduced image to the source and cut at its edges; what is outside is dropped."""
+def to_source(candidates: list[Found], small: tuple[float, float], source: Tensor) -> tuple[Found, ...]:
+    """Boxes scaled from an image of `small` (height, width) to the source, and cut at its edges.
+
+    What is outside is dropped.
+    """
     height, width = int(source.shape[1]), int(source.shape[2])
-    fx, fy = width / int(small.shape[2]), height / int(small.shape[1])
+    fx, fy = width / small[1], height / small[0]
     inside: list[Found] = []
     for found in candidates:
         x1, y1, x2, y2 = found.box
