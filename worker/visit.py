@@ -117,8 +117,9 @@ class Visit:
         given_up = self._source.loader_died()
         late = self._source.leave_overdue()
         if late:
-            log.warning("job %s: %s tasks are too late: left to the server's redelivery", self._job_id, late)
+            are = "task is" if late == 1 else "tasks are"
+            log.warning("job %s: %s %s too late: left to the server's redelivery", self._job_id, late, are)
         if given_up:
-            text = "failed to load image: the loader process died with it, twice"
+            text = "failed to load image: the loader failed with it twice, alone"
             failures = tuple(Failure(task, text) for task in given_up)
             self._count(Batch(torch.empty(0, dtype=torch.uint8), (), (), (), failures, (), LoaderReport(0)))

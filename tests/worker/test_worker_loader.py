@@ -19,10 +19,10 @@ from amidiag.soak.antenna import AntennaServer, ImageSpec
 from amidiag.soak.traps import TrapSpec, render
 from worker.antenna.client import AntennaClient
 from worker.antenna.schemas import Task
-from worker.ingest.batch import Batch
-from worker.ingest.dataset import ImageDataset
+from worker.ingest.batch import Batch, BatchRequest
 from worker.ingest.decode import decode
-from worker.ingest.loader import JobLoader, LoaderError, build
+from worker.ingest.loader import Loader, LoaderError, build, dataset_for
+from worker.ingest.source import Feed
 from worker.settings import WorkerSettings, read
 
 DATALOADER = "AMI_ANTENNA_API_DATALOADER_"
@@ -33,7 +33,28 @@ def configured(**changes: str) -> WorkerSettings:
 
 
 def loader_for(**changes: str) -> Any:
-    return build(configured(**changes), ImageDataset(1), [])
+    settings = configured(**changes)
+    return build(settings, dataset_for(settings), Feed())
+
+
+class Lists:
+    """A source of lists of tasks; `held_back` of them are not given before a batch has come."""
+
+    def __init__(self, *lists: list[Task], at_once: int = 99) -> None:
+        self._left = list(lists)
+        self._at_once = at_once
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    def next_request(self) -> BatchRequest | None:
+        if not self._left or self.in_flight >= self._at_once:
+            return None
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        return BatchRequest(tuple(self._left.pop(0)), 1)
+
+    def arrived(self, batch: Batch) -> None:
+        self.in_flight -= 1
 
 
 def tasks_of(server: AntennaServer, *images: TrapSpec | ImageSpec) -> list[Task]:
@@ -44,7 +65,8 @@ def tasks_of(server: AntennaServer, *images: TrapSpec | ImageSpec) -> list[Task]
 
 
 def batches(settings: WorkerSettings, *lists: list[Task]) -> Iterator[Batch]:
-    with JobLoader(settings, lists) as loader:
+    with Loader(settings) as loader:
+        loader.begin(Lists(*lists))
         while (batch := loader.next()) is not None:
             yield batch
 
@@ -70,12 +92,14 @@ def test_the_start_method_reaches_the_dataloader(method: str) -> None:
     ],
 )
 def test_a_setting_reaches_the_dataloader(setting: str, value: str, attribute: str, expected: Any) -> None:
-    assert getattr(loader_for(**{setting: value}), attribute) == expected
+    # A loader that serves many jobs keeps its processes, whatever that setting says.
+    changes = {DATALOADER + "LIFETIME": "job", setting: value}
+    assert getattr(loader_for(**changes), attribute) == expected
 
 
 def test_defaults_of_the_dataloader() -> None:
     loader = loader_for()
-    assert (loader.timeout, loader.prefetch_factor, loader.persistent_workers) == (300, 4, False)
+    assert (loader.timeout, loader.prefetch_factor, loader.persistent_workers) == (300, 4, True)
     assert loader.multiprocessing_context.get_start_method() == "forkserver"
     assert loader.pin_memory == torch.accelerator.is_available()
 
@@ -91,7 +115,8 @@ def test_without_loader_processes_there_is_no_context_timeout_prefetch_or_persis
 def test_pinning_follows_an_accelerator_that_appears_after_the_import_and_carries_the_batch() -> None:
     program = """
 import torch
-from worker.ingest.loader import JobLoader, pins_memory
+from worker.ingest.batch import BatchRequest
+from worker.ingest.loader import Loader, pins_memory
 from worker.antenna.schemas import Task
 from worker.settings import read
 from amidiag.soak.faults import accelerator
@@ -100,7 +125,15 @@ before = pins_memory(settings)
 said = accelerator.arm()
 assert before == said.startswith("not needed"), (before, said)
 assert pins_memory(settings)
-with JobLoader(settings, [[Task("1", "2", "http://127.0.0.1:9/none.jpg", "r")]]) as loader:
+class Once:
+    request = BatchRequest((Task("1", "2", "http://127.0.0.1:9/none.jpg", "r"),), 1)
+    def next_request(self):
+        request, self.request = self.request, None
+        return request
+    def arrived(self, batch):
+        pass
+with Loader(settings) as loader:
+    loader.begin(Once())
     batch = loader.next()
     assert loader.next() is None
 assert batch.failures[0].task.id == "1", batch
@@ -123,7 +156,7 @@ def test_images_of_mixed_sizes_arrive_as_they_are_by_every_start_method(
     images = [image for batch in arrived for image in batch.images(torch.device("cpu"))]
     for spec, image in zip(specs, images, strict=True):
         assert image.dtype == torch.uint8
-        assert np.array_equal(image.permute(1, 2, 0).numpy(), decode(render(spec).data))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), decode(render(spec).data, 10**9))
 
 
 @pytest.mark.parametrize("loader_processes", [0, 1])
@@ -153,7 +186,8 @@ def open_fds() -> int:
 
 def test_a_batch_of_mixed_sizes_holds_one_descriptor(server: AntennaServer) -> None:
     tasks = tasks_of(server, *traps(8))
-    with JobLoader(settings_for(server, **{DATALOADER + "PREFETCH_FACTOR": 1}), [tasks]) as loader:
+    with Loader(settings_for(server, **{DATALOADER + "PREFETCH_FACTOR": 1})) as loader:
+        loader.begin(Lists(tasks))
         before = open_fds()
         batch = loader.next()
         assert batch is not None
@@ -165,7 +199,13 @@ def test_a_batch_of_mixed_sizes_holds_one_descriptor(server: AntennaServer) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{"AMI_NUM_WORKERS": "0"}, {}, {DATALOADER + "PERSISTENT_WORKERS": "true"}]
+    "changes",
+    [
+        {"AMI_NUM_WORKERS": "0"},
+        {},
+        {DATALOADER + "LIFETIME": "job"},
+        {DATALOADER + "LIFETIME": "job", DATALOADER + "PERSISTENT_WORKERS": "true"},
+    ],
 )
 def test_descriptors_threads_and_children_are_back_after_each_loader(
     server: AntennaServer, changes: dict[str, str]
@@ -186,7 +226,8 @@ def test_descriptors_threads_and_children_are_back_after_each_loader(
 
 def test_a_loader_that_is_left_half_way_ends(server: AntennaServer) -> None:
     tasks = tasks_of(server, *traps(3))
-    with JobLoader(settings_for(server), [[t] for t in tasks]) as loader:
+    with Loader(settings_for(server)) as loader:
+        loader.begin(Lists(*([t] for t in tasks)))
         assert loader.next() is not None
         assert len(active_children()) == 1
     assert active_children() == []
@@ -195,7 +236,8 @@ def test_a_loader_that_is_left_half_way_ends(server: AntennaServer) -> None:
 def test_a_killed_loader_process_is_an_error_at_the_next_wait_and_nowhere_else(server: AntennaServer) -> None:
     (spec,) = traps(1)
     tasks = tasks_of(server, ImageSpec(spec, slow_s=20))
-    with JobLoader(settings_for(server), [tasks]) as loader:
+    with Loader(settings_for(server)) as loader:
+        loader.begin(Lists(tasks))
         (child,) = active_children()
         child.kill()
         # torch's SIGCHLD handler would raise here, in the middle of the work on another batch.
@@ -209,7 +251,8 @@ def test_a_killed_loader_process_is_an_error_at_the_next_wait_and_nowhere_else(s
 def test_a_loader_process_that_dies_during_the_wait_ends_the_wait(server: AntennaServer) -> None:
     (spec,) = traps(1)
     tasks = tasks_of(server, ImageSpec(spec, slow_s=20))
-    with JobLoader(settings_for(server), [tasks]) as loader:
+    with Loader(settings_for(server)) as loader:
+        loader.begin(Lists(tasks))
         (child,) = active_children()
         killer = threading.Timer(0.5, child.kill)
         killer.start()
@@ -225,3 +268,99 @@ def test_a_batch_that_does_not_come_in_time_is_an_error(server: AntennaServer) -
     with pytest.raises(LoaderError, match=r"timed out after 0\.5"):
         list(batches(settings, tasks))
     assert active_children() == []
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_one_loader_serves_many_jobs_by_the_same_processes(server: AntennaServer, method: str) -> None:
+    tasks = tasks_of(server, *traps(4))
+    built: list[None] = []
+    settings = settings_for(server, AMI_NUM_WORKERS="2", **{DATALOADER + "MP_CONTEXT": method})
+    with Loader(settings, built=lambda: built.append(None)) as loader:
+        seen = set()
+        for _ in range(3):
+            loader.begin(Lists(tasks[:2], tasks[2:]))
+            arrived = list(iter(loader.next, None))
+            assert [t.id for b in arrived for t in b.tasks] == [t.id for t in tasks]
+            seen.add(tuple(p.pid for p in loader.processes))
+        assert (len(seen), len(built)) == (1, 1)
+    assert active_children() == []
+
+
+def test_a_source_that_holds_back_is_asked_again_after_each_batch(server: AntennaServer) -> None:
+    tasks = tasks_of(server, *traps(5))
+    source = Lists(*([t] for t in tasks), at_once=1)
+    with Loader(settings_for(server)) as loader:
+        loader.begin(source)
+        arrived = list(iter(loader.next, None))
+    assert (len(arrived), source.most_in_flight) == (5, 1)
+
+
+def test_a_loader_that_failed_or_was_left_half_way_is_built_anew(server: AntennaServer) -> None:
+    (spec,) = traps(1)
+    quick, slow = tasks_of(server, spec, ImageSpec(spec, slow_s=20))
+    built: list[None] = []
+    with Loader(settings_for(server), built=lambda: built.append(None)) as loader:
+        loader.begin(Lists([slow]))
+        loader.processes[0].kill()
+        with pytest.raises(LoaderError):
+            loader.next()
+        assert active_children() == []
+        loader.begin(Lists([quick], [quick]))
+        assert loader.next() is not None
+        # One batch is still to come: it must not be taken for one of the next job.
+        loader.begin(Lists([quick]))
+        assert len(list(iter(loader.next, None))) == 1
+    assert len(built) == 3
+
+
+def test_every_loader_process_is_asked_once_to_empty_its_caches(server: AntennaServer) -> None:
+    tasks = tasks_of(server, *traps(2))
+    with Loader(settings_for(server, AMI_NUM_WORKERS="2")) as loader:
+        loader.begin(Lists(tasks))
+        assert loader.next() is not None
+        assert loader.next() is None
+        pids = [batch.report.pid for batch in loader.drain_caches(1)]
+        assert sorted(pids) == sorted(p.pid for p in loader.processes if p.pid is not None)
+
+
+LEAKY = """
+import gc, os
+from amidiag.soak.faults import accelerator, torch_atexit
+from worker.ingest.loader import Loader
+from worker.settings import read
+print(accelerator.arm(), torch_atexit.arm())
+settings = read(environ={environ}).settings
+
+class Nothing:
+    def next_request(self): return None
+    def arrived(self, batch): pass
+
+def fds():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+def use():
+    with Loader(settings) as loader:
+        loader.begin(Nothing())
+        assert loader.next() is None
+use()
+before = fds()
+for _ in range(4):
+    use()
+assert fds() - before == {leaked}, (fds(), before)
+"""
+
+
+@pytest.mark.parametrize(("avoid", "leaked"), [("true", 0), ("false", 8)])
+def test_the_pipes_that_an_affected_torch_leaks_are_given_back_unless_told_otherwise(
+    avoid: str, leaked: int
+) -> None:
+    environ = {
+        DATALOADER + "MP_CONTEXT": "fork",
+        DATALOADER + "LIFETIME": "job",
+        DATALOADER + "PERSISTENT_WORKERS": "true",
+        DATALOADER + "PIN_MEMORY": "true",
+        "AMI_AVOID_TORCH_ATEXIT_LEAK": avoid,
+    }
+    program = LEAKY.replace("{environ}", repr(environ)).replace("{leaked}", str(leaked))
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

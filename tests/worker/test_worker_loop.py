@@ -20,7 +20,7 @@ from amidiag.soak.traps import TrapSpec
 from amidiag.target.status_page import StatusPage
 from worker.answers import answer, detect
 from worker.antenna.schemas import Task, UnauthorizedError
-from worker.ingest.batch import Batch, Failure
+from worker.ingest.batch import Batch, Failure, LoaderReport
 from worker.loop import Worker
 from worker.pipelines import Classification, Detection, load_pipeline
 from worker.pipelines.catalogue import BINARY, DETECTOR
@@ -28,6 +28,7 @@ from worker.reach import UnreachableError
 
 Make = Callable[..., Worker]
 CPU = torch.device("cpu")
+NOBODY = LoaderReport(0)
 
 
 def counters(page: StatusPage) -> Counters:
@@ -70,12 +71,26 @@ def test_a_result_has_the_shape_of_the_api(server: AntennaServer, worker: Make) 
     assert {d["source_image_id"] for d in only.result["detections"]} == {only.image_id}
 
 
-def test_a_listed_job_without_tasks_builds_a_loader_and_counts_no_job(
-    server: AntennaServer, worker: Make, page: StatusPage
+@pytest.mark.parametrize(("lifetime", "loaders"), [("job", 3), ("worker", 0)])
+def test_a_listed_job_without_tasks_builds_a_loader_only_in_upstreams_way(
+    server: AntennaServer, worker: Make, page: StatusPage, lifetime: str, loaders: int
 ) -> None:
     server.add_job(JobSpec(pipeline="moth_binary", list_always=True))
-    worker(server).run(max_polls=3)
-    assert counters(page) == Counters(polls=3, jobs=0, loaders=3, batches=0, images=0, posts=0)
+    worker(server, AMI_ANTENNA_API_DATALOADER_LIFETIME=lifetime).run(max_polls=3)
+    assert counters(page) == Counters(polls=3, jobs=0, loaders=loaders, batches=0, images=0, posts=0)
+
+
+@pytest.mark.parametrize(("lifetime", "loaders"), [("job", 4), ("worker", 1)])
+def test_one_loader_serves_all_jobs_unless_each_is_to_have_its_own(
+    server: AntennaServer, worker: Make, page: StatusPage, lifetime: str, loaders: int
+) -> None:
+    for _ in range(4):
+        server.add_job(job(*traps(2)))
+    # All four are answered by four polls or fewer; of those that came to nothing none may have built one.
+    at_work = worker(server, AMI_ANTENNA_API_DATALOADER_LIFETIME=lifetime)
+    at_work.run(max_polls=4)
+    assert server.state().results == 8
+    assert (counters(page).jobs, counters(page).loaders) == (4, loaders)
 
 
 def test_polls_that_find_no_job_build_nothing(server: AntennaServer, worker: Make, page: StatusPage) -> None:
@@ -120,24 +135,44 @@ def test_503_on_any_call_costs_no_task(server: AntennaServer, worker: Make, rout
     assert state.faults == {"503": 2}
 
 
-def test_a_loader_that_dies_costs_no_task_and_not_the_worker(
+@pytest.mark.parametrize("lifetime", ["job", "worker"])
+def test_a_loader_that_fails_on_one_image_costs_no_other(
+    server: AntennaServer, worker: Make, caplog: pytest.LogCaptureFixture, lifetime: str
+) -> None:
+    (good,) = traps(1)
+    server.add_job(job(ImageSpec(good, slow_s=3), *traps(3)))
+    worker(
+        server,
+        AMI_ANTENNA_API_DATALOADER_TIMEOUT_S="0.8",
+        AMI_ANTENNA_API_DATALOADER_LIFETIME=lifetime,
+    ).run(max_polls=1)
+    state = server.state()
+    assert (state.results, state.errors, state.answered_twice, state.redelivered) == (3, 1, 0, 0)
+    failed = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert len(failed) == 3
+    assert all(
+        text.startswith("job 1: the loader failed: RuntimeError: DataLoader timed out") for text in failed
+    )
+    (answer,) = [a.result for a in server.answers(1) if a.result and "error" in a.result]
+    assert answer["error"] == "failed to load image: the loader failed with it twice, alone"
+
+
+def test_what_a_dead_loader_held_too_long_is_left_to_redelivery(
     serve: Callable[..., AntennaServer], worker: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(visibility_timeout_s=2.0)
     (good,) = traps(1)
     server.add_job(job(ImageSpec(good, slow_s=1.5), *traps(3)))
-    at_work = worker(server, AMI_ANTENNA_API_DATALOADER_TIMEOUT_S="0.5", AMI_ANTENNA_IDLE_SLEEP_SECONDS="2.5")
+    at_work = worker(server, AMI_ANTENNA_API_DATALOADER_TIMEOUT_S="1", AMI_VISIBILITY_TIMEOUT_S="0.9")
     at_work.run(max_polls=1)
-    assert server.state().answered == 0
-    failed = [r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "WARNING")]
-    assert failed[0].startswith("job 1: the loader failed: RuntimeError: DataLoader timed out")
-    assert failed[1].startswith("job 1: 4 tasks in 1 batch (")
-    assert failed[1].endswith("left to the server's redelivery")
-    while server.state().waiting < 4:
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "job 1: 1 task is too late: left to the server's redelivery" in said
+    assert server.state().answered == 3
+    while server.state().waiting < 1:
         time.sleep(0.05)
     worker(server).run(max_polls=1)
     state = server.state()
-    assert (state.results, state.redelivered, state.answered_twice, state.lost) == (4, 4, 0, 0)
+    assert (state.results, state.answered_twice, state.lost) == (4, 0, 0)
 
 
 def test_a_server_that_gives_no_answer_ends_the_run_after_the_limit(
@@ -221,7 +256,7 @@ def test_numbers_that_json_cannot_say_are_an_error_of_their_image_alone() -> Non
 
     doubtful: Any = Doubtful()
     tasks = tuple(Task(str(i), str(i), "u", None) for i in range(3))
-    batch = Batch(torch.zeros(3 * 12, dtype=torch.uint8), ((2, 2),) * 3, tasks, ())
+    batch = Batch(torch.zeros(3 * 12, dtype=torch.uint8), ((2, 2),) * 3, (0, 12, 24), tasks, (), (), NOBODY)
     answers = answer(batch, lambda: doubtful, CPU)
     assert ["error" in a.result for a in answers] == [False, True, False]
     assert "not finite" in answers[1].result["error"]
@@ -229,7 +264,7 @@ def test_numbers_that_json_cannot_say_are_an_error_of_their_image_alone() -> Non
 
 def test_a_batch_of_failures_alone_needs_no_pipeline() -> None:
     task = Task("1", "2", "u", "r")
-    batch = Batch(torch.empty(0, dtype=torch.uint8), (), (), (Failure(task, "gone"),))
+    batch = Batch(torch.empty(0, dtype=torch.uint8), (), (), (), (Failure(task, "gone"),), (), NOBODY)
 
     def no_pipeline() -> Any:
         raise AssertionError("asked for a pipeline")
@@ -243,7 +278,7 @@ def test_views_of_a_packed_batch_are_what_the_pipeline_sees_as_contiguous_images
     pipeline = load_pipeline("moth_binary", device=CPU)
     flat = torch.randint(0, 255, (2 * 48 * 64 * 3,), dtype=torch.uint8)
     tasks = tuple(Task(str(i), str(i), "u", None) for i in range(2))
-    views = Batch(flat, ((48, 64), (48, 64)), tasks, ()).images(CPU)
+    views = Batch(flat, ((48, 64), (48, 64)), (0, 48 * 64 * 3), tasks, (), (), NOBODY).images(CPU)
     as_api = [
         [[d.bbox for d in found] for found in pipeline.process(images)]
         for images in (views, [v.contiguous() for v in views])

@@ -12,7 +12,7 @@ from worker_rig import TOKEN, job, traps
 
 from amidiag.soak.antenna import AntennaServer, FaultSpec
 from worker.antenna.client import AntennaClient
-from worker.antenna.journal import Journal, describe
+from worker.antenna.journal import Journal
 from worker.antenna.posting import Answer, ResultPoster
 from worker.antenna.schemas import (
     BadAnswerError,
@@ -22,7 +22,6 @@ from worker.antenna.schemas import (
     parse_jobs,
     parse_tasks,
 )
-from worker.ingest.reservation import TaskSampler
 
 Poster = Callable[..., ResultPoster]
 
@@ -32,13 +31,6 @@ def client(server: AntennaServer) -> Iterator[AntennaClient]:
     client = AntennaClient(server.base_url, TOKEN)
     yield client
     client.close()
-
-
-def sampler(
-    client: AntennaClient, journal: Journal, job_id: int, batch_size: int = 4, **more: Any
-) -> TaskSampler:
-    how: dict[str, Any] = {"stopping": lambda: False, "first_task": lambda: None} | more
-    return TaskSampler(client, journal, job_id=job_id, batch_size=batch_size, **how)
 
 
 def errors_for(tasks: list[Task]) -> list[Answer]:
@@ -62,50 +54,8 @@ class Posting:
     def _count(self) -> None:
         self.accepted += 1
 
-    def reserve(self, client: AntennaClient, job_id: int, count: int, batch: int = 1) -> list[Task]:
-        return self.journal.admit(job_id, client.reserve(job_id, count), batch)
-
-
-def test_a_job_is_reserved_batch_by_batch_until_nothing_is_left(
-    server: AntennaServer, client: AntennaClient
-) -> None:
-    job_id, journal, first = server.add_job(job(*traps(10))), Journal(), []
-    lists = list(sampler(client, journal, job_id, first_task=lambda: first.append("!")))
-    assert [len(tasks) for tasks in lists] == [4, 4, 2]
-    assert first == ["!"]
-    assert [(e.batch, e.task) for e in journal.in_hand(job_id)] == [
-        (number, task) for number, tasks in enumerate(lists, start=1) for task in tasks
-    ]
-
-
-def test_a_job_without_tasks_reserves_nothing(server: AntennaServer, client: AntennaClient) -> None:
-    of_empty = sampler(client, Journal(), server.add_job(job()))
-    assert list(of_empty) == []
-    assert (of_empty.reserved, of_empty.error) == (0, None)
-
-
-def test_a_drain_ends_the_reservation(server: AntennaServer, client: AntennaClient) -> None:
-    stop = threading.Event()
-    lists = iter(sampler(client, Journal(), server.add_job(job(*traps(10))), stopping=stop.is_set))
-    assert len(next(lists)) == 4
-    stop.set()
-    assert next(lists, None) is None
-    assert server.state().reserved == 4
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"), [("503", UnavailableError), ("401", UnauthorizedError), ("404", BadAnswerError)]
-)
-def test_a_failed_reservation_ends_the_iteration_and_is_told(
-    server: AntennaServer, client: AntennaClient, fault: Any, expected: type[Exception]
-) -> None:
-    of_job = sampler(client, Journal(), server.add_job(job(*traps(10))))
-    lists = iter(of_job)
-    assert len(next(lists)) == 4
-    server.fault(FaultSpec(fault, on=("tasks",), requests=1))
-    assert next(lists, None) is None
-    assert isinstance(of_job.error, expected)
-    assert of_job.reserved == 4
+    def reserve(self, client: AntennaClient, job_id: int, count: int) -> list[Task]:
+        return self.journal.admit(job_id, client.reserve(job_id, count))
 
 
 def test_a_redelivered_task_in_hand_is_answered_once_under_its_newest_reply_subject(
@@ -114,13 +64,13 @@ def test_a_redelivered_task_in_hand_is_answered_once_under_its_newest_reply_subj
     server = serve(visibility_timeout_s=0.5)
     client = AntennaClient(server.base_url, TOKEN)
     job_id, posting = server.add_job(job(*traps(3))), Posting(client)
-    (tasks,) = sampler(client, posting.journal, job_id)
+    tasks = posting.reserve(client, job_id, 4)
     again: list[Task] = []
     while not again:
         time.sleep(0.02)
         again = client.reserve(job_id, 10)
     assert {t.id for t in again} <= {t.id for t in tasks}
-    assert posting.journal.admit(job_id, again, batch=2) == []
+    assert posting.journal.admit(job_id, again) == []
     subjects = posting.journal.reply_subjects(job_id, [t.id for t in again])
     assert subjects == [t.reply_subject for t in again]
     posting.poster.submit(job_id, errors_for(tasks))
@@ -129,17 +79,6 @@ def test_a_redelivered_task_in_hand_is_answered_once_under_its_newest_reply_subj
     state = server.state().jobs[job_id]
     assert (state.errors, state.answered_twice, state.redelivered) == (3, 0, len(again))
     assert len(posting.journal) == 0
-
-
-def test_what_is_released_is_named() -> None:
-    journal = Journal()
-    journal.admit(7, [Task(str(n), "i", "u", None) for n in range(12)], batch=1)
-    journal.admit(7, [Task("x", "i", "u", None)], batch=2)
-    journal.admit(8, [Task("0", "i", "u", None)], batch=1)
-    journal.answered(7, ["0", "1"])
-    left = journal.release(7)
-    assert describe(left, shown=2) == "11 tasks in 2 batches (2, 3, …)"
-    assert (len(journal.in_hand(7)), len(journal.in_hand(8))) == (0, 1)
 
 
 def test_results_are_posted_again_until_the_server_takes_them(

@@ -120,7 +120,8 @@ def test_a_size_may_have_a_unit(text: str, bytes_: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "share", "bytes_"), [("70%", 0.7, None), ("0", None, 0), ("4GiB", None, 2**32), ("0%", 0.0, None)]
+    ("text", "share", "bytes_"),
+    [("70%", 0.7, None), ("0", None, 0), ("4GiB", None, 2**32), ("0%", 0.0, None)],
 )
 def test_the_budget_is_a_share_or_a_size(text: str, share: float | None, bytes_: int | None) -> None:
     settings = read(NO_FILE, {"AMI_MEMORY_BUDGET": text}).settings

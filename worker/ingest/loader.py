@@ -170,6 +170,8 @@ class Loader:
         except Exception as e:
             # DataLoader re-raises what a loader process raised as its own type, whatever that is.
             self._oldest = 2
+            # Nothing that is in it is of use any more: its processes need not be asked.
+            _kill(self.processes, "of a loader that failed")
             self.close()
             raise LoaderError(f"{type(e).__name__}: {_first_line(e)}") from e
         if batch is not None:
@@ -243,28 +245,32 @@ def _processes(iterator: Any) -> Sequence[BaseProcess]:
 
 
 def _shut_down(iterator: Any) -> None:
-    """DataLoader's own shutdown, which may hang on a loader process that does not answer (FACTS 8)."""
+    """DataLoader's own shutdown, which may hang: on a process that does not answer, or on its pinning thread
+    when that reads what a dead process has written half (FACTS 8). What hangs is left behind."""
     processes = _processes(iterator)
     if not processes:
         return
-    killer = threading.Timer(TEARDOWN_LIMIT_S, _kill, [processes])
-    killer.daemon = True
-    killer.start()
+    ending = threading.Thread(target=_end, args=[iterator], name="ami-teardown", daemon=True)
+    ending.start()
+    ending.join(TEARDOWN_LIMIT_S)
+    _kill(processes, "does not end")
+    ending.join(TEARDOWN_LIMIT_S)
+    if ending.is_alive():
+        log.error("the shutdown of a loader hangs: it is left behind, with its pipes and its pinning thread")
+
+
+def _end(iterator: Any) -> None:
     try:
         iterator._shutdown_workers()
     except (RuntimeError, OSError) as e:
         # Of a queue or process that broke before; it is being ended anyway.
         log.warning("a loader process did not end cleanly: %s", _first_line(e))
-    finally:
-        killer.cancel()
-        killer.join()
-        _kill(processes)
 
 
-def _kill(processes: Sequence[BaseProcess]) -> None:
+def _kill(processes: Sequence[BaseProcess], why: str) -> None:
     for process in processes:
         if process.is_alive():
-            log.warning("loader process %s does not end: killed", process.pid)
+            log.warning("loader process %s %s: killed", process.pid, why)
             process.kill()
             process.join(TEARDOWN_LIMIT_S)
 
