@@ -89,7 +89,7 @@ def test_ctrl_c_for_the_whole_group_drains_too(server: AntennaServer, start: Sta
     code, _, err = ended(process)
     assert code == 0
     assert "Traceback" not in err
-    assert "1 task (5) left to the server's redelivery" in err
+    assert "job 1: 1 task (" in err
     assert server.state().reserved == 1
 
 
