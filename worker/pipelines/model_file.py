@@ -147,7 +147,7 @@ def _torch_script(stream: IO[bytes], device: torch.device) -> Network:
         # torch ≥ 2.10 calls torch.jit.load deprecated; files of that kind are what users have.
         warnings.simplefilter("ignore", DeprecationWarning)
         module: nn.Module = torch.jit.load(stream, map_location=device)  # type: ignore[no-untyped-call]
-    return module.eval().requires_grad_(False)
+    return _without_gradients(module.eval())
 
 
 def _exported(stream: IO[bytes], device: torch.device) -> Network:
@@ -155,7 +155,14 @@ def _exported(stream: IO[bytes], device: torch.device) -> Network:
         program = torch.export.load(stream)
     # It has no evaluation mode: that was chosen when it was exported.
     module: nn.Module = _moved(program, device).module()
-    return module.requires_grad_(False)
+    return _without_gradients(module)
+
+
+def _without_gradients(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        # ScriptModules cannot do it at once.
+        parameter.requires_grad_(False)
+    return module
 
 
 def _moved(program: Any, device: torch.device) -> Any:
