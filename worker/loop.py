@@ -25,11 +25,11 @@ from worker.ingest.limits import ImageLimits
 from worker.ingest.loader import Loader, LoaderError, serves_many_jobs
 from worker.ingest.pace import Pace
 from worker.ingest.source import JobSource
-from worker.ingest.staging import Stager
+from worker.ingest.staging import Stager, StagingError
 from worker.pipelines import Pipeline
 from worker.pipelines.passes import PassSizes
 from worker.reach import Reach, UnreachableError
-from worker.settings import WorkerSettings
+from worker.settings import Problem, SettingsError, WorkerSettings, allowed, env_name, fields
 from worker.visit import Tally, Visit
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ class Worker:
     """One worker process: takes jobs for `slugs` until it is told to drain.
 
     `load` gives a pipeline by its slug when it has an image, and decides how long it stays in memory.
+
+    Raises:
+        SettingsError: the directory for staging cannot be used.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Worker:
         self._pass_sizes = PassSizes()
         self._journal = Journal()
         self._budget = Budget.of(settings)
+        log.info("%s", self._budget.why)
         self._tuning = Tuning(settings, self._budget)
         self._pace = Pace(settings.visibility_timeout_s)
         self._stager = _stager_for(settings)
@@ -153,6 +157,8 @@ class Worker:
         else:
             tally = Tally()
         self._finish(job, source, tally, time.monotonic() - started)
+        if tally.batches:
+            log.info("job %s: the next will be loaded in %s", job.id, tuner.why())
         return source.reserved > 0 and not tally.failed and source.error is None
 
     def _source(self, job: Job, tuner: JobTuner) -> JobSource:
@@ -236,9 +242,14 @@ class Worker:
 def _stager_for(settings: WorkerSettings) -> Stager | None:
     if not settings.staging_dir:
         return None
-    return Stager(
-        Path(settings.staging_dir),
-        max_bytes=settings.staging_max_bytes,
-        limits=ImageLimits.of(settings),
-        threads=settings.antenna_api_dataloader_download_threads,
-    )
+    try:
+        return Stager(
+            Path(settings.staging_dir),
+            max_bytes=settings.staging_max_bytes,
+            limits=ImageLimits.of(settings),
+            threads=settings.antenna_api_dataloader_download_threads,
+        )
+    except StagingError as e:
+        name = env_name("staging_dir")
+        problem = Problem(name, settings.staging_dir, allowed(fields()[name]), str(e))
+        raise SettingsError([problem]) from None
