@@ -234,13 +234,13 @@ print(staged)
 
 
 def test_never_more_than_the_bound_is_on_the_disk(images: Images, place: Path) -> None:
-    # GIVEN two workers on one directory, with room for 10 images, and 240 tasks of three sizes at once
+    # GIVEN two workers on one directory, with room for 10 images, and 150 tasks of three sizes at once
     bound = 1 << 20
     workers = [
         subprocess.Popen(
             script(
                 place,
-                [t for size in (30_000, 100_000, 250_000) for t in images.tasks(size, 40, f"w{n}-")],
+                [t for size in (30_000, 100_000, 250_000) for t in images.tasks(size, 25, f"w{n}-")],
                 CONSUME,
                 max_bytes=bound,
             ),
@@ -262,7 +262,7 @@ def test_never_more_than_the_bound_is_on_the_disk(images: Images, place: Path) -
     # THEN the bound held, it was made use of, and most were staged
     staged = [int(w.communicate(timeout=30)[0]) for w in workers]
     assert bound / 2 < peak <= bound
-    assert sum(staged) > 120
+    assert sum(staged) > 75
     assert files(place) == []
 
 
@@ -315,6 +315,23 @@ def test_a_download_does_not_wait_for_room_for_ever(make: Make, images: Images, 
         all_ready(stager, [task])
     assert read_staged(place, JOB, first) is not None
     assert read_staged(place, JOB, second) is None
+
+
+def test_nobody_waits_for_room_that_only_another_worker_can_make(
+    make: Make, images: Images, place: Path
+) -> None:
+    # GIVEN another worker's images on most of the directory, and one of ours that came and went
+    other, theirs = make(256 * KIB), images.tasks(90_000, 2, "theirs")
+    other.stage(JOB, theirs)
+    all_ready(other, theirs)
+    stager, small, large = make(256 * KIB, patience_s=3600.0), images.task("1000/a"), images.task("90000/b")
+    stager.stage(JOB, [small])
+    all_ready(stager, [small])
+    stager.done(JOB, [small])
+    # THEN one that finds no room is ready long before its patience ends
+    stager.stage(JOB, [large])
+    all_ready(stager, [large])
+    assert read_staged(place, JOB, large) is None
 
 
 def test_what_a_dead_worker_left_makes_room_for_what_is_needed(
