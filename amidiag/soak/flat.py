@@ -71,17 +71,17 @@ def _memory(arm: Arm, recording: Recording) -> Iterator[FlatCheck]:
 
 
 def floor_rate(values: Sequence[float]) -> float | None:
-    """By how much the lowest value rises per sample, from one half of what follows the warm-up to the other.
+    """By how much the lowest value rises per sample, from the first to the last quarter of what follows the warm-up.
 
     Resident memory goes up and down by megabytes with garbage and the allocator's arenas; what is lost for good
-    lifts its lowest values. The first quarter counts as warm-up. None for fewer than 96 known samples.
+    lifts its lowest values. The first quarter of all counts as warm-up. None for fewer than 96 known samples.
     """
     known = [value for value in values if not math.isnan(value)]
     if len(known) < _FEWEST:
         return None
     settled = known[len(known) // 4 :]
-    half = len(settled) // 2
-    return (min(settled[half:]) - min(settled[:half])) / half
+    quarter = len(settled) // 4
+    return (min(settled[-quarter:]) - min(settled[:quarter])) / (len(settled) - quarter)
 
 
 def _span(values: Sequence[float]) -> str:

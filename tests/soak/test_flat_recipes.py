@@ -129,9 +129,12 @@ def test_a_demand_that_cannot_be_checked_is_refused(tmp_path, line, words) -> No
     assert words in str(caught.value)
 
 
-def test_a_short_run_of_one_loader_for_many_jobs() -> None:
+def test_a_short_run_of_one_loader_for_many_jobs(tmp_path) -> None:
+    recipe = tmp_path / "short.toml"
+    text = Path(load("flat-worker-fork").path).read_text()
+    recipe.write_text(text.replace("warm_up = 500", "warm_up = 30"))
     done = subprocess.run(
-        [AMIDIAG, "soak", "flat-worker-fork", "--cycles", "60", "--json"],
+        [AMIDIAG, "soak", str(recipe), "--cycles", "60", "--json"],
         capture_output=True,
         text=True,
         check=False,
