@@ -17,7 +17,7 @@ from worker.antenna.posting import Answer
 from worker.antenna.schemas import Task
 from worker.ingest.batch import Batch
 from worker.pipelines import Detection, Pipeline
-from worker.pipelines.device import device_error, give_back_memory, is_out_of_memory
+from worker.pipelines.device import device_error, empty_device_cache, is_out_of_memory
 from worker.pipelines.passes import PassSize, PassSizes
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,10 @@ def detect(pipeline: Pipeline, images: list[torch.Tensor], size: PassSize | None
     size = size or PassSize()
     found: list[Found] = []
     while len(found) < len(images):
-        waiting = len(images) - len(found)
-        part = images[len(found) : len(found) + size.most(waiting)]
+        part = images[len(found) : len(found) + size.most(len(images) - len(found))]
         outcome = _pass(pipeline, part)
         if not isinstance(outcome, _Failed):
-            size.worked(len(part), waiting)
+            size.worked(len(part))
             found.extend(outcome)
         elif len(part) == 1:
             found.append(f"the pipeline failed on this image: {outcome.text}")
@@ -97,7 +96,7 @@ def detect(pipeline: Pipeline, images: list[torch.Tensor], size: PassSize | None
             # Before the memory is given back: the pixels of what is done and of what waits are on the device too.
             del part
             images[:] = [image.to(HOST) for image in images]
-            give_back_memory()
+            empty_device_cache()
     return found
 
 
@@ -128,7 +127,7 @@ def _images(batch: Batch, device: torch.device, size: PassSize) -> list[torch.Te
             log.warning(
                 "too little memory on the device for the %s images of a batch: %s", len(batch.tasks), e
             )
-        give_back_memory()
+        empty_device_cache()
     return batch.images(HOST)
 
 

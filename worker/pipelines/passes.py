@@ -7,9 +7,9 @@ LONGEST = 64 * GROW_AFTER
 
 
 class PassSize:
-    """The images per pass of one pipeline. No limit until a pass has failed.
+    """The most images per pass of one pipeline; `limit` is None until a pass has failed.
 
-    After `GROW_AFTER` passes that were as large as allowed, twice as many are tried; where that fails too, the
+    After `GROW_AFTER` passes that were as large as allowed, twice as many are allowed; where that fails, the
     next try comes after twice as many passes.
     """
 
@@ -17,6 +17,7 @@ class PassSize:
         self.limit: int | None = None
         self._good = 0
         self._patience = GROW_AFTER
+        self._has_grown = False
 
     def most(self, images: int) -> int:
         """How many of `images` to take."""
@@ -24,20 +25,21 @@ class PassSize:
 
     def failed(self, images: int) -> None:
         """A pass of `images` found too little memory: half of it from now on."""
-        if self.limit is not None and self._good == 0:
-            # It had just grown.
+        if self._has_grown:
             self._patience = min(2 * self._patience, LONGEST)
-        self.limit, self._good = max(1, images // 2), 0
+        self.limit = max(1, images // 2)
+        self._good, self._has_grown = 0, False
 
-    def worked(self, images: int, waiting: int) -> None:
-        """A pass of `images` went well, of `waiting` that could have been taken."""
+    def worked(self, images: int) -> None:
+        """A pass of `images` went well; smaller ones than allowed say nothing."""
         if self.limit is None or images < self.limit:
             return
+        if self._has_grown:
+            self._patience, self._has_grown = GROW_AFTER, False
         self._good += 1
         if self._good >= self._patience:
-            # Without a limit where the last step would be past everything that comes.
-            self.limit = None if self.limit >= waiting else 2 * self.limit
-            self._good = 0
+            self.limit *= 2
+            self._good, self._has_grown = 0, True
 
 
 class PassSizes:
@@ -47,4 +49,5 @@ class PassSizes:
         self._sizes: dict[str, PassSize] = {}
 
     def of(self, slug: str) -> PassSize:
+        """That of one pipeline; a new one is without a limit."""
         return self._sizes.setdefault(slug, PassSize())
