@@ -16,6 +16,8 @@ PROBE: Final = 4
 SHM_SHARE: Final = 0.9
 """Share of the room in `/dev/shm` that batches may take: where it is full no batch can be made."""
 RECENT: Final = 256
+FILES: Final = 2
+"""How many times the bytes of a batch's files are needed in a loader process (memory_model)."""
 IN_TIME: Final = 0.8
 """Share of the visibility time in which two batches should be done."""
 
@@ -83,7 +85,7 @@ class Limits:
             batch = min(PROBE, self._settings.antenna_api_batch_size)
             # Each with no more than the share of the deepest plan: so that can follow at once.
             return Plan(batch, min(self._loaders, self._most()), self._share(self._most(), 0, held_back))
-        files = self._loaders * (learnt.file_bytes or 0)
+        files = FILES * self._loaders * (learnt.file_bytes or 0)
         wanted = self._with_files(self._in_time(learnt), files, held_back)
         depth = self._depth(wanted, learnt, int(files * wanted), held_back)
         limit = self._share(depth, int(files * wanted), held_back)
