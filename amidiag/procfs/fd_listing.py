@@ -12,7 +12,7 @@ from amidiag.procfs.errors import explain
 from amidiag.procfs.fdinfo import number_in, read_fdinfo
 from amidiag.procfs.fds import FdScan, PipeKey, open_directory, open_mode, read_links, type_without_path
 from amidiag.procfs.file_types import DELETED, TypeAsker
-from amidiag.procfs.segments import kind_of, segment_of
+from amidiag.procfs.segments import kind_in_memory, segment_of
 
 _SOCKET = "socket:["
 
@@ -174,10 +174,8 @@ class _Lister:
             self._result.ends.append((fd, key, mode))
             return kind
         allocated = None
-        if kind in ("shm", "memfd"):
-            self._result.segments.append(segment_of(target, kind_of(target) or kind, answer))
-            allocated = answer.st_blocks * 512
-        elif kind in ("regular", "deleted") and self._types.in_memory(answer):
+        if self._types.is_memory(kind, target, answer):
+            self._result.segments.append(segment_of(target, kind_in_memory(target), answer))
             allocated = answer.st_blocks * 512
         others.append(Opened(fd, kind, target, mode, key, allocated))
         return kind

@@ -12,7 +12,7 @@ from functools import cache
 
 from amidiag.procfs.errors import explain
 from amidiag.procfs.file_types import DELETED, TypeAsker
-from amidiag.procfs.segments import Segment, kind_of, segment_of
+from amidiag.procfs.segments import Segment, kind_in_memory, segment_of
 
 READ, WRITE = 1, 2
 # By the two bits r and w of the owner, S_IRUSR and S_IWUSR.
@@ -240,6 +240,6 @@ class _Scanner:
             key = (answer.st_dev, answer.st_ino)
             self._result.fifo_names[key] = target.removesuffix(DELETED).rpartition("/")[2]
             self._add_end(fd, key)
-        elif kind in ("shm", "memfd"):
-            self._result.segments.append(segment_of(target, kind_of(target) or kind, answer))
+        elif self._types.is_memory(kind, target, answer):
+            self._result.segments.append(segment_of(target, kind_in_memory(target), answer))
         return kind

@@ -7,7 +7,7 @@ import stat as modes
 
 from amidiag.procfs.fdinfo import number_in, read_fdinfo
 from amidiag.procfs.mounts import Mounts, read_mounts
-from amidiag.procfs.segments import MEMFD, SHM_DIRECTORY, kind_of
+from amidiag.procfs.segments import MEMFD, SHM_DIRECTORY, is_our_own, kind_of
 
 DELETED = " (deleted)"
 
@@ -76,11 +76,20 @@ class TypeAsker:
         device = None if mount_id is None else self._table().device_of(mount_id)
         return device, number_in(text, b"\nino:")  # Since Linux 5.14.
 
-    def in_memory(self, answer: os.stat_result) -> bool:
-        """Whether a file that was asked lives on a tmpfs or the like, as the process sees it."""
-        known = self._in_memory.get(answer.st_dev)
+    def is_memory(self, kind: str, target: str, answer: os.stat_result) -> bool:
+        """Whether a file of that type and link, which was asked, lives in memory only: it counts as shared memory.
+
+        So it does on any tmpfs or the like that the process sees, or amidiag itself does.
+        """
+        if kind in ("shm", "memfd"):
+            return True
+        if kind not in ("regular", "deleted") or is_our_own(target):
+            return False
+        device = answer.st_dev
+        known = self._in_memory.get(device)
         if known is None:
-            known = self._in_memory[answer.st_dev] = self._table().in_memory(answer.st_dev)
+            own = self._own_mounts is not None and self._own_mounts.in_memory(device)
+            known = self._in_memory[device] = own or self._table().in_memory(device)
         return known
 
     def _table(self) -> Mounts:

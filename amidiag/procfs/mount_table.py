@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from amidiag.procfs.mounts import LOCAL
 from amidiag.procfs.processes import read_file
-
-_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
@@ -32,6 +31,11 @@ def read_mount_table(pid: int, name: str | None = None) -> list[Mount]:
     return parse_mount_table(read_file(pid, "mountinfo", "the mount table", name))
 
 
+def own_root() -> Mount | None:
+    """The mount that amidiag itself runs from. Raises ReaderExhausted."""
+    return mount_at("/", read_mount_table(os.getpid()))
+
+
 def parse_mount_table(data: bytes) -> list[Mount]:
     """Parse `/proc/PID/mountinfo`."""
     return [_parse(line) for line in data.decode("utf-8", "surrogateescape").splitlines()]
@@ -46,16 +50,13 @@ def _parse(line: str) -> Mount:
 
 def _plain(path: str) -> str:
     # Space, tab, newline and backslash are written in octal (fs/proc_namespace.c, mangle).
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), path)
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path) if "\\" in path else path
 
 
 def mount_at(path: str, table: Sequence[Mount]) -> Mount | None:
     """The mount that a path leads to: the topmost at the longest part of it that is a mount point."""
-    for part in reversed(_upwards(path)):
-        for mount in reversed(table):
-            if mount.point == part:
-                return mount
-    return None
+    # Of several at one point the last is on top.
+    return _topmost(path, {mount.point: mount for mount in table})
 
 
 def leads_to_local(path: str, table: Sequence[Mount], own_root: Mount | None = None) -> bool:
@@ -64,12 +65,24 @@ def leads_to_local(path: str, table: Sequence[Mount], own_root: Mount | None = N
     `own_root` is the mount that amidiag itself runs from, which diskless machines have on NFS: to depend
     on it is nothing new.
     """
-    mounts = [mount_at(part, table) for part in _upwards(path)]
+    # Once for each mount point, the last on top: the path is walked for every file.
+    by_point = {mount.point: mount for mount in table}
+    mounts = [_topmost(part, by_point) for part in _upwards(path)]
     return all(
         mount is not None
         and (mount.fs_type in LOCAL or (own_root is not None and mount.number == own_root.number))
         for mount in mounts
     )
+
+
+def only_tmpfs_at(point: str, table: Sequence[Mount]) -> bool:
+    """Whether that path is a mount point, and it and all mounts below it are tmpfs."""
+    types = {mount.fs_type for mount in table if mount.point == point or mount.point.startswith(point + "/")}
+    return types == {"tmpfs"}
+
+
+def _topmost(path: str, by_point: Mapping[str, Mount]) -> Mount | None:
+    return next((by_point[part] for part in reversed(_upwards(path)) if part in by_point), None)
 
 
 def _upwards(path: str) -> list[str]:

@@ -54,15 +54,26 @@ class Mounts:
             self._type_by_id[mount_id] in _MEMORY for mount_id, of in self._device_by_id.items() if of == name
         )
 
-    def type_at(self, point: str) -> str | None:
-        """Type of the topmost file system mounted at exactly that path."""
-        types = [fs_type for where, fs_type in self._points if where == point]
-        return types[-1] if types else None
-
     def only_tmpfs_at(self, point: str) -> bool:
         """Whether that path is a mount point, and it and all mounts below it are tmpfs."""
         types = {fs for where, fs in self._points if where == point or where.startswith(point + "/")}
         return types == {"tmpfs"}
+
+
+class MemoryDevices:
+    """Tells which devices (`st_dev`) are file systems in memory, as one process sees them.
+
+    The mount table is read when it is first needed. Raises ProcessGone, NoPermission.
+    """
+
+    def __init__(self, pid: int, name: str | None = None) -> None:
+        self._process = pid, name
+        self._mounts: Mounts | None = None
+
+    def __call__(self, device: int) -> bool:
+        if self._mounts is None:
+            self._mounts = read_mounts(*self._process)
+        return self._mounts.in_memory(device)
 
 
 def read_mounts(pid: int, name: str | None = None) -> Mounts:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from amidiag.procfs.errors import explain
 from amidiag.procfs.fds import open_directory, read_links, type_without_path
 from amidiag.procfs.file_types import TypeAsker
+from amidiag.procfs.mounts import MemoryDevices
 from amidiag.procfs.processes import read_file
 from amidiag.procfs.segments import SHM_DIRECTORY
 from amidiag.procfs.shm import Follower, SharedMapping, all_mappings
 
 _SEMAPHORE = SHM_DIRECTORY + "sem."
 # What shared memory is called where it is mapped and no FD says it: as an FD on it would be called, if there can be.
-_TYPE_OF_KIND = {"torch": "shm", "posix": "shm"}
+_TYPE_OF_KIND = {"torch": "shm", "posix": "shm", "tmpfs": "shm"}
 _LETTERS = {"pipe": modes.S_IFIFO, "socket": modes.S_IFSOCK}
 
 
@@ -73,7 +74,8 @@ def list_mapped(pid: int, held: Iterable[OpenFile], name: str | None = None) -> 
 
     Raises ProcessGone, NoPermission, ReaderExhausted.
     """
-    mappings, _ = all_mappings(read_file(pid, "maps", "the memory map", name))
+    data = read_file(pid, "maps", "the memory map", name)
+    mappings, _ = all_mappings(data, MemoryDevices(pid, name))
     follower = Follower(pid, name)
     seen = {(file.device, file.inode) for file in held if file.bytes is not None}
     found = []
@@ -128,7 +130,7 @@ class _Lister:
                 continue
             found = known.get(target) or self._types.ask(fd, target)
             if found is not None:
-                yield self._with_path(fd, *found)
+                yield self._with_path(fd, target, *found)
 
     def _ask(self, fd: str) -> os.stat_result | None:
         # These are on file systems of the kernel's own, which answer at once.
@@ -145,8 +147,8 @@ class _Lister:
         self._device_of[kind] = answer.st_dev
         return answer.st_dev
 
-    def _with_path(self, fd: str, kind: str, answer: os.stat_result | None) -> OpenFile:
+    def _with_path(self, fd: str, target: str, kind: str, answer: os.stat_result | None) -> OpenFile:
         if answer is None:
             return OpenFile(int(fd), kind, *self._types.place(fd), None, None)
-        allocated = answer.st_blocks * 512 if kind in ("shm", "memfd") else None
+        allocated = answer.st_blocks * 512 if self._types.is_memory(kind, target, answer) else None
         return OpenFile(int(fd), kind, answer.st_dev, answer.st_ino, allocated, None)

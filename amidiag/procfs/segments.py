@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 SHM_DIRECTORY = "/dev/shm/"
 MEMFD = "/memfd:"
-KINDS = ("torch", "posix", "memfd", "sysv", "anonymous", "device")
+KINDS = ("torch", "posix", "tmpfs", "memfd", "sysv", "anonymous", "device")
 
 # What the kernel calls shared anonymous memory (mm/shmem.c, shmem_zero_setup).
 _ANONYMOUS = "/dev/zero (deleted)"
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 def kind_of(name: str) -> str | None:
-    """The kind of shared memory behind a link of `/proc/PID/fd` or a name in `maps`; None for other files."""
+    """The kind of shared memory behind a link of `/proc/PID/fd` or a name in `maps`; None where the name tells none."""
     if name.startswith(SHM_DIRECTORY):
         return "torch" if name.startswith(SHM_DIRECTORY + "torch_") else "posix"
     if name.startswith(MEMFD):
@@ -44,6 +44,18 @@ def kind_of(name: str) -> str | None:
     if name.startswith("/SYSV"):
         return "sysv"
     return "anonymous" if name == _ANONYMOUS else None
+
+
+def kind_in_memory(name: str) -> str:
+    """The kind of a file that is known to live in memory, on whatever tmpfs."""
+    # A container's /dev/shm has another path from outside.
+    return kind_of(name) or ("torch" if name.rpartition("/")[2].startswith("torch_") else "tmpfs")
+
+
+def is_our_own(name: str) -> bool:
+    """Whether a mapped file is a status page or call-site table (amidiag.target): what measures is not measured."""
+    stem, _, suffix = name.removesuffix(" (deleted)").rpartition("/")[2].partition(".")
+    return suffix in ("status", "trace") and stem.replace("-", "").isdigit()
 
 
 def segment_of(name: str, kind: str, stat: os.stat_result) -> Segment:

@@ -8,17 +8,22 @@ deleted files, are not in it, and summing it over a tree counts shared pages sev
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from amidiag.model import DevShm, ShmUse
 from amidiag.procfs.errors import explain
 from amidiag.procfs.fds import FdScan
-from amidiag.procfs.mounts import LOCAL, read_mounts
+from amidiag.procfs.mount_table import Mount, leads_to_local, own_root, read_mount_table
+from amidiag.procfs.mounts import MemoryDevices
 from amidiag.procfs.processes import read_file
-from amidiag.procfs.segments import KINDS, SHM_DIRECTORY, Segment, kind_of, segment_of
+from amidiag.procfs.segments import KINDS, Segment, is_our_own, kind_in_memory, kind_of, segment_of
 
 Key = tuple[int, int]
+InMemory = Callable[[int], bool]
+"""Whether files on a device (`st_dev`) live in memory."""
+
+_WITH_PATH = ("torch", "posix", "tmpfs")
 
 
 class Holding(NamedTuple):
@@ -48,7 +53,8 @@ def read_holding(scan: FdScan, name: str | None = None) -> Holding:
     `/proc/PID/map_files` takes CAP_CHECKPOINT_RESTORE (proc_pid_map_files(5)).
     """
     segments = {segment.key: segment for segment in scan.segments}
-    mappings, devices = parse_maps(read_file(scan.pid, "maps", "the memory map", name))
+    data = read_file(scan.pid, "maps", "the memory map", name)
+    mappings, devices = parse_maps(data, MemoryDevices(scan.pid, name))
     follower = Follower(scan.pid, name)
     for mapping in mappings:
         if mapping.key not in segments:
@@ -56,17 +62,21 @@ def read_holding(scan: FdScan, name: str | None = None) -> Holding:
     return Holding(segments, devices)
 
 
-def parse_maps(data: bytes) -> tuple[list[SharedMapping], int]:
+def parse_maps(data: bytes, in_memory: InMemory | None = None) -> tuple[list[SharedMapping], int]:
     """The first mapping of each segment in `/proc/PID/maps` (proc_pid_maps(5)), and how many are of devices."""
-    mappings, devices = all_mappings(data)
+    mappings, devices = all_mappings(data, in_memory)
     found: dict[Key, SharedMapping] = {}
     for mapping in mappings:
         found.setdefault(mapping.key, mapping)
     return list(found.values()), devices
 
 
-def all_mappings(data: bytes) -> tuple[list[SharedMapping], int]:
-    """Every mapping of shared memory in `/proc/PID/maps`, and how many distinct devices are mapped."""
+def all_mappings(data: bytes, in_memory: InMemory | None = None) -> tuple[list[SharedMapping], int]:
+    """Every mapping of shared memory in `/proc/PID/maps`, and how many distinct devices are mapped.
+
+    `in_memory` (`MemoryDevices`) tells files of a tmpfs other than /dev/shm from those of a disk; of them what
+    is mapped MAP_PRIVATE, a library say, is not shared.
+    """
     found: list[SharedMapping] = []
     devices: set[str] = set()
     for line in data.splitlines():
@@ -75,12 +85,17 @@ def all_mappings(data: bytes) -> tuple[list[SharedMapping], int]:
             continue
         target = fields[5].decode("utf-8", "surrogateescape")
         kind = kind_of(target)
-        if kind is None:
-            if target.startswith("/dev/") and fields[1].endswith(b"s"):
-                devices.add(target)
+        if kind is None and not fields[1].endswith(b"s"):
+            continue
+        if kind is None and target.startswith("/dev/"):
+            devices.add(target)
             continue
         major, _, minor = fields[3].partition(b":")
         key = os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
+        if kind is None:
+            if in_memory is None or not in_memory(key[0]) or is_our_own(target):
+                continue
+            kind = kind_in_memory(target)
         start, _, end = fields[0].partition(b"-")
         found.append(SharedMapping(key, kind, target, int(start, 16), int(end, 16)))
     return found, len(devices)
@@ -92,24 +107,24 @@ class Follower:
     def __init__(self, pid: int, name: str | None = None) -> None:
         self._pid = pid
         self._name = name
-        self._dev_shm_is_tmpfs: bool | None = None
+        self._mounts: tuple[Sequence[Mount], Mount | None] | None = None
 
     def follow(self, mapping: SharedMapping) -> Segment:
         """The segment behind a mapping: by its path or as SysV segment where `map_files` is refused."""
         # All of these are memory of the kernel: a stat cannot block, unlike one of any mapped file.
         way = f"/proc/{self._pid}/map_files/{mapping.start:x}-{mapping.end:x}"
         segment = _ask(way, mapping)
-        if segment is None and mapping.name.startswith(SHM_DIRECTORY) and self._is_tmpfs():
+        if segment is None and mapping.kind in _WITH_PATH and self._may_walk(mapping.name):
             segment = _ask(f"/proc/{self._pid}/root{mapping.name}", mapping)
         if segment is not None:
             return segment
         allocated = _sysv_bytes(self._pid, mapping.key[1]) if mapping.kind == "sysv" else None
         return Segment(*mapping.key, mapping.kind, mapping.name, None, allocated)
 
-    def _is_tmpfs(self) -> bool:
-        if self._dev_shm_is_tmpfs is None:
-            self._dev_shm_is_tmpfs = read_mounts(self._pid, self._name).only_tmpfs_at("/dev/shm")
-        return self._dev_shm_is_tmpfs
+    def _may_walk(self, path: str) -> bool:
+        if self._mounts is None:
+            self._mounts = read_mount_table(self._pid, self._name), own_root()
+        return leads_to_local(path, *self._mounts)
 
 
 def _ask(way: str, mapping: SharedMapping) -> Segment | None:
@@ -179,9 +194,7 @@ def dev_shm(pid: int, name: str | None = None) -> DevShm:
     None where there is none, where it has no limit (a tmpfs of size=0), or where it lies on a file
     system that could block.
     """
-    mounts = read_mounts(pid, name)
-    fs_type = mounts.type_at("/dev/shm") or mounts.type_at("/")
-    if fs_type not in LOCAL:
+    if not leads_to_local("/dev/shm", read_mount_table(pid, name), own_root()):
         return DevShm(size=None, used=None)
     try:
         # Never through a link: an absolute one below another root would lead into ours.

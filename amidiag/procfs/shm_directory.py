@@ -12,7 +12,7 @@ from amidiag.model import Identity
 from amidiag.procfs.errors import CannotObserve, explain, gone, subject
 from amidiag.procfs.identity import still
 from amidiag.procfs.lease import FileId
-from amidiag.procfs.mounts import read_mounts
+from amidiag.procfs.mount_table import leads_to_local, only_tmpfs_at, own_root, read_mount_table
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -41,7 +41,8 @@ def open_shm(process: Identity | None) -> Iterator[int]:
     link, a plain directory, or a file system that could block.
     """
     pid = os.getpid() if process is None else process.pid
-    if not read_mounts(pid).only_tmpfs_at("/dev/shm"):
+    table = read_mount_table(pid)
+    if not (only_tmpfs_at("/dev/shm", table) and leads_to_local("/dev/shm", table, own_root())):
         raise CannotObserve(pid, None, f"/dev/shm of {subject(pid, None)} is not a tmpfs: not looked at.")
     try:
         directory = _open(pid)

@@ -125,16 +125,21 @@ def _describe(
                 creator=creator,
                 creator_alive=None
                 if creator is None
-                else living.is_alive(creator, made_at, device=None if row else segment.device),
+                else living.is_alive(creator, made_at, device=_dev_shm_of(segment)),
                 age=None if made_at is None else max(0.0, now - made_at),
             )
         )
     return tuple(sorted(found, key=lambda s: (-(s.allocated or 0), s.name)))
 
 
+def _dev_shm_of(segment: Segment) -> int | None:
+    """Which `/dev/shm` the creator must see to be that; None of what lives elsewhere."""
+    return segment.device if segment.name.startswith(SHM_DIRECTORY) else None
+
+
 def _creator_of(segment: Segment) -> int | None:
     name = segment.name.removesuffix(DELETED)
-    return creator_in(name.removeprefix(SHM_DIRECTORY)) if name.startswith(SHM_DIRECTORY) else None
+    return creator_in(name.rpartition("/")[2]) if segment.kind in ("torch", "posix", "tmpfs") else None
 
 
 def _in_flight(segments: Iterable[SegmentUse]) -> int | None:
