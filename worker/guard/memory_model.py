@@ -135,10 +135,8 @@ def helper_bytes(loaders: int, start_method: str) -> int:
 
 def fixed_bytes(settings: WorkerSettings, own: int = 0) -> int:
     """What the worker uses beside files and pixels in flight. `own`: private memory of the parent now, if known."""
-    loaders = settings.num_workers
-    pipeline = pipeline_bytes(
-        REDUCED_PIXELS, settings.antenna_api_batch_size, settings.localization_batch_size
-    )
+    loaders, at_once = settings.num_workers, settings.localization_batch_size
+    pipeline = pipeline_bytes(REDUCED_PIXELS, at_once, at_once)
     caches = settings.image_cache_max_bytes * max(1, loaders)
     helpers = helper_bytes(loaders, settings.antenna_api_dataloader_mp_context)
     return max(own, PARENT_BASE) + pipeline + loaders * LOADER_BASE + caches + helpers
