@@ -10,6 +10,8 @@ import time
 from typing import Any, NamedTuple
 
 from amidiag.model import Counters, Identity, StatusView
+from amidiag.procfs.errors import CannotObserve
+from amidiag.procfs.processes import effective_uid, path_from_here
 from amidiag.target.status_page import (
     COUNTERS,
     MAGIC,
@@ -66,9 +68,9 @@ def find_page(identity: Identity) -> Place | None:
     namespace or PID namespace too. Costs one read of `/proc/PID/maps`.
     """
     try:
-        owner = _user_of(identity.pid)
+        owner = effective_uid(identity.pid)
         paths = _mapped_pages(identity.pid)
-    except (OSError, ValueError):
+    except (CannotObserve, OSError, ValueError):
         # Ended, not ours to read, or no FD left: no page that could be read.
         return None
     for path in paths:
@@ -82,18 +84,10 @@ def find_page(identity: Identity) -> Place | None:
     return None
 
 
-def _user_of(pid: int) -> int:
-    # Not st_uid of /proc/PID: that is root's for a process that is not dumpable (proc(5)).
-    with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
-        _, _, rest = status.read().partition(b"\nUid:")
-    return int(rest.split(maxsplit=2)[1])  # The effective one: new files belong to it.
-
-
 def _mapped_pages(pid: int) -> list[str]:
     with open(f"/proc/{pid}/maps", "rb") as maps:
         found = [os.fsdecode(line[:-1].split(maxsplit=5)[5]) for line in maps if line.endswith(_MAPPED)]
-    rooted = [f"/proc/{pid}/root{path}" for path in found]
-    return [there if os.path.exists(there) else path for there, path in zip(rooted, found, strict=True)]
+    return [path_from_here(pid, path) for path in found]
 
 
 def _names(page: Page, identity: Identity) -> bool:

@@ -13,7 +13,7 @@ from amidiag.attach.trace_source import BadTableError, NoTableError
 from amidiag.attach.trace_table import Table, read_for
 from amidiag.model import Identity
 from amidiag.procfs.errors import ReaderExhausted, explain
-from amidiag.procfs.processes import read_file
+from amidiag.procfs.processes import effective_uid, path_from_here, read_file
 from amidiag.procfs.tasks import namespace_pids
 from amidiag.target.private_files import runtime_dir
 from amidiag.target.trace_layout import SUFFIX
@@ -48,7 +48,7 @@ class TableFinder:
     def find(self, identity: Identity) -> tuple[Table, ...]:
         """As `find_tables`. Raises ProcessGone, NoPermission, ReaderExhausted."""
         pid = identity.pid
-        owner = _user_of(pid)
+        owner = effective_uid(pid)
         mapped = _mapped_tables(pid)
         found = [self._table(path, way, owner) for path, way in mapped.items()]
         directories = {os.path.dirname(path) for path in mapped} or {runtime_dir()}
@@ -63,7 +63,7 @@ class TableFinder:
         names = re.compile(rf"{own[0]}-{own[1]}(-\d+)?{re.escape(SUFFIX)}")
         found: list[Found] = []
         for directory in directories:
-            way = _seen_by(identity.pid, directory)
+            way = path_from_here(identity.pid, directory)
             try:
                 entries = [name for name in os.listdir(way) if names.fullmatch(name)]
             except OSError as error:
@@ -97,13 +97,6 @@ def _read(path: str, way: str, owner: int) -> Found:
         return str(error)
 
 
-def _user_of(pid: int) -> int:
-    """The effective uid of a process: new files belong to it. Raises ProcessGone, ReaderExhausted."""
-    # Not st_uid of /proc/PID: that is root's for a process that is not dumpable (proc(5)).
-    _, _, rest = read_file(pid, "status", "the status").partition(b"\nUid:")
-    return int(rest.split(maxsplit=2)[1])
-
-
 def _mapped_tables(pid: int) -> dict[str, str]:
     """Each table in the memory map, and by which path to open it from here. Raises ProcessGone, NoPermission."""
     found: dict[str, str] = {}
@@ -115,7 +108,7 @@ def _mapped_tables(pid: int) -> dict[str, str]:
         if path not in found:
             # What is deleted is still there behind the mapping.
             deleted = name.endswith(_DELETED)
-            found[path] = f"/proc/{pid}/map_files/{_plain(span)}" if deleted else _seen_by(pid, path)
+            found[path] = f"/proc/{pid}/map_files/{_plain(span)}" if deleted else path_from_here(pid, path)
     return found
 
 
@@ -127,12 +120,6 @@ def _plain(span: bytes) -> str:
 
 def _is_deleted(way: str) -> bool:
     return "/map_files/" in way
-
-
-def _seen_by(pid: int, path: str) -> str:
-    """The path as it leads there from here: the process may see other mounts."""
-    there = f"/proc/{pid}/root{path}"
-    return there if os.path.exists(there) else path
 
 
 def _unless_exhausted(error: OSError) -> None:

@@ -69,6 +69,19 @@ def can_hold(pid: int) -> bool:
     return not (stat.kernel_thread or stat.ended)
 
 
+def effective_uid(pid: int) -> int:
+    """The effective user of a process, to whom the files belong that it makes. Raises ProcessGone, ReaderExhausted."""
+    # Not st_uid of /proc/PID: that is root's for a process that is not dumpable (proc(5)).
+    _, _, rest = read_file(pid, "status", "the status").partition(b"\nUid:")
+    return int(rest.split(maxsplit=2)[1])
+
+
+def path_from_here(pid: int, path: str) -> str:
+    """The path of a process as it leads there from here: the process may see other mounts."""
+    there = f"/proc/{pid}/root{path}"
+    return there if os.path.exists(there) else path
+
+
 def read_cmdline(pid: int) -> tuple[str, ...]:
     """The arguments of a process; empty for kernel threads and zombies. Raises ProcessGone."""
     data = read_file(pid, "cmdline", "the command line")
