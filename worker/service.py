@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -17,7 +17,7 @@ from worker.ingest.loader import pins_memory
 from worker.instances import listen_to_parent
 from worker.loop import Worker
 from worker.pipelines import Pipeline
-from worker.pipelines.device import DeviceError
+from worker.pipelines.device import DeviceError, device_error, is_out_of_memory
 from worker.pipelines.model_file import ModelError
 from worker.pipelines.pipeline import build
 from worker.pipelines.resident import ResidentPipelines
@@ -59,39 +59,31 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
     resident = ResidentPipelines(
         lambda slug: load(specs[slug], settings, device), settings.max_resident_pipelines
     )
-    worker = Worker(
-        settings,
-        client=client,
-        page=page,
-        drain=drain,
-        slugs=tuple(specs),
-        load=resident.get,
-        device=device,
-    )
+
+    def work() -> None:
+        _try_models(specs, resident)
+        Worker(
+            settings,
+            client=client,
+            page=page,
+            drain=drain,
+            slugs=tuple(specs),
+            load=resident.get,
+            device=device,
+        ).run(max_polls)
+
     try:
-        code = _checked(specs, resident) or _ended(worker, settings, max_polls)
+        code = _ended(work, settings)
     finally:
         client.close()
         page.close()
     return code
 
 
-def _checked(specs: Mapping[str, PipelineSpec], resident: ResidentPipelines) -> int:
-    """Load the user's own pipelines before a task is taken that a broken one would cost. Returns an exit code."""
-    for slug, spec in specs.items():
-        if spec.files:
-            try:
-                resident.get(slug)
-            except ModelError as e:
-                log.error("%s: %s", slug, e)
-                return exit_codes.BAD_SETTINGS
-    return exit_codes.DRAINED
-
-
-def _ended(worker: Worker, settings: WorkerSettings, max_polls: int | None) -> int:
-    """Run the loop and name the way in which it ended, each in one line."""
+def _ended(work: Callable[[], None], settings: WorkerSettings) -> int:
+    """Do the work and name the way in which it ended, each in one line."""
     try:
-        worker.run(max_polls)
+        work()
     except UnauthorizedError as e:
         log.error("%s", refused(e, settings))
         return exit_codes.REFUSED
@@ -99,17 +91,27 @@ def _ended(worker: Worker, settings: WorkerSettings, max_polls: int | None) -> i
         log.error("server unreachable: %s: %s", settings.antenna_api_base_url, e)
         return exit_codes.UNREACHABLE
     except ModelError as e:
-        log.error("%s", e)
+        log.error("bad model file: %s", e)
         return exit_codes.BAD_SETTINGS
-    except DeviceError as e:
-        log.error("%s; a new process is needed, unanswered tasks are left to the server's redelivery", e)
-        return exit_codes.INTERNAL
-    except Exception:
+    except Exception as e:
         # The boundary of the process: whatever it is, the supervisor must be told.
-        log.exception("internal error")
+        of_device = e if isinstance(e, DeviceError) else device_error(e)
+        if of_device is not None:
+            log.error("%s; a new process is needed, unanswered tasks are left to redelivery", of_device)
+        elif is_out_of_memory(e):
+            log.error("too little memory on the device for a pipeline alone: %s", e)
+        else:
+            log.exception("internal error")
         return exit_codes.INTERNAL
     log.info("drained")
     return exit_codes.DRAINED
+
+
+def _try_models(specs: Mapping[str, PipelineSpec], resident: ResidentPipelines) -> None:
+    """Load the user's own pipelines before the first poll: a broken one would cost the tasks of every start."""
+    for slug, spec in specs.items():
+        if spec.files:
+            resident.get(slug)
 
 
 def load(spec: PipelineSpec, settings: WorkerSettings, device: torch.device) -> Pipeline:

@@ -376,7 +376,7 @@ def test_a_broken_model_ends_with_78_before_a_task_is_taken(
     code, _, err = ended(start("run", "--once", server=server, AMI_MODELS_DIR=tmp_path / "models"))
     (line,) = [line for line in err.splitlines() if " INFO " not in line]
     assert (code, server.state().reserved) == (78, 0)
-    assert f"colours: {manifest.parent / 'colour.pt'}: its output for 1 images is (1, 3)" in line
+    assert f"bad model file: {manifest.parent / 'colour.pt'}: its output for 1 images is (1, 3)" in line
 
 
 def test_specs_are_data(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from model_kit import write_pipeline
 from typer.testing import CliRunner, Result
 from worker_rig import TOKEN
 
@@ -48,6 +52,61 @@ def test_without_a_project_all_that_are_listed_get_the_chosen_pipelines(
     (registered,) = server.registered().values()
     assert registered.projects == (1, 2)
     assert set(registered.pipelines) == {"trap_species"}
+
+
+def test_a_users_pipeline_is_registered_with_its_labels(
+    server: AntennaServer, register: Callable[..., Result], tmp_path: Path
+) -> None:
+    write_pipeline(tmp_path / "models")
+    chosen = {"AMI_MODELS_DIR": str(tmp_path / "models"), "AMI_PIPELINES": "moth_binary,colours"}
+    result = register(server.base_url, "--project", "1", **chosen)
+    assert "project 1: moth_binary, colours created" in result.stdout
+    (registered,) = server.registered().values()
+    described = registered.pipelines["colours"]
+    detector, classifier = described["algorithms"]
+    assert (detector["key"], detector["task_type"], detector["category_map"]) == (
+        "bright_box",
+        "localization",
+        None,
+    )
+    assert classifier["category_map"]["labels"] == ["red", "green", "blue"]
+    assert classifier["category_map"]["data"][2] == {"index": 2, "label": "blue"}
+
+
+def test_every_mistake_in_a_manifest_is_a_line_and_nothing_is_registered(
+    server: AntennaServer, register: Callable[..., Result], tmp_path: Path
+) -> None:
+    write_pipeline(tmp_path, "a", lambda text: text.replace("range = [0, 1]", "range = [0]"))
+    write_pipeline(
+        tmp_path, "b", lambda text: text.replace('name = "Colours"', "")
+    )
+    result = register(server.base_url, AMI_MODELS_DIR=str(tmp_path))
+    assert (result.exit_code, server.registered()) == (78, {})
+    said = [line.removeprefix(f"ami: bad setting: {tmp_path}/") for line in result.stderr.splitlines()]
+    assert said == [
+        "a/manifest.toml:10: detector.range: must be two numbers, as [0, 1], not [0]",
+        "b/manifest.toml:1: name: is missing: text that is not empty",
+    ]
+
+
+def test_registering_does_not_import_torch(server: AntennaServer, tmp_path: Path) -> None:
+    """It is done on hosts without an accelerator too, and need not take the seconds of that import."""
+    program = (
+        "import sys\nfrom worker.registration import register\nfrom worker.settings import read\n"
+        "print(*register(read().settings, [1]))\nsys.exit('torch' in sys.modules)"
+    )
+    base = {"AMI_ANTENNA_API_BASE_URL": server.base_url, "AMI_ANTENNA_API_AUTH_TOKEN": TOKEN}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("AMI_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=clean | base,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout[:9]) == (0, "project 1"), done.stderr
 
 
 def test_what_fails_is_one_line_and_its_exit_code(

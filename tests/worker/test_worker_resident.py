@@ -287,7 +287,11 @@ def test_too_little_memory_for_a_pipeline_gives_all_others_up(caplog: pytest.Log
             70,
             "the GPU does not work any more: RuntimeError: CUDA error: device-side",
         ),
-        (lambda: ModelError("/models/a.pt: cannot be read: gone"), 78, "/models/a.pt: cannot be read: gone"),
+        (
+            lambda: ModelError("/models/a.pt: cannot be read: gone"),
+            78,
+            "bad model file: /models/a.pt: cannot be read: gone",
+        ),
     ],
 )
 def test_a_worker_ends_with_one_line_and_leaves_the_tasks_to_the_server(
@@ -314,7 +318,7 @@ def test_a_worker_ends_with_one_line_and_leaves_the_tasks_to_the_server(
         device=CPU,
     )
     with caplog.at_level(logging.ERROR):
-        assert _ended(at_work, settings, 1) == code
+        assert _ended(lambda: at_work.run(1), settings) == code
     client.close()
     (record,) = caplog.records
     assert record.getMessage().startswith(said)
