@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from amidiag.model.shm import *  # noqa: F403
     from amidiag.model.soak import *  # noqa: F403
     from amidiag.model.trace import *  # noqa: F403
+    from amidiag.model.tune import *  # noqa: F403
     from amidiag.model.words import *  # noqa: F403
 
 _NAMES = {
@@ -32,6 +33,7 @@ _NAMES = {
     "findings": "CallSite Mitigation Finding",
     "soak": "Certificate Quality Answered ResourceValues FlatCheck ArmData GateCheck SoakData RecipeList",
     "settings": "SettingEntry UnknownSetting SettingProblem SettingsData",
+    "tune": "TuneMachine TuneSample MemoryForecast TunedSetting TuneData",
     "trace": "TraceRow NotSeen TracedProcess TraceData TraceFile TraceFiles",
     "fds": "FdGroup CgroupMemory Surroundings ThreadGroup ProcessDetail FdsData",
     "shm": "SegmentUse Orphan ShmData",

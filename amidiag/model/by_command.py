@@ -10,6 +10,7 @@ from amidiag.model.settings import SettingsData
 from amidiag.model.shm import ShmData
 from amidiag.model.soak import RecipeList, SoakData
 from amidiag.model.trace import TraceData, TraceFiles
+from amidiag.model.tune import TuneData
 
 DATA_OF: Mapping[str, type] = {
     "fds": FdsData,
@@ -19,6 +20,7 @@ DATA_OF: Mapping[str, type] = {
     "soak list": RecipeList,
     "gate": SoakData,
     "worker settings": SettingsData,
+    "worker tune": TuneData,
     "trace": TraceData,
     "trace list": TraceFiles,
 }

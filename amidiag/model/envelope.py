@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from amidiag.model.shm import ShmData
     from amidiag.model.soak import RecipeList, SoakData
     from amidiag.model.trace import TraceData, TraceFiles
+    from amidiag.model.tune import TuneData
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,16 @@ class Envelope:
     series: tuple[SeriesReport, ...] = ()
     findings: tuple[Finding, ...] = ()
     data: (
-        FdsData | ShmData | RateData | SoakData | RecipeList | SettingsData | TraceData | TraceFiles | NoData
+        FdsData
+        | ShmData
+        | RateData
+        | SoakData
+        | RecipeList
+        | SettingsData
+        | TuneData
+        | TraceData
+        | TraceFiles
+        | NoData
     ) = field(default_factory=NoData)
     notes: tuple[str, ...] = ()
     schema: str = SCHEMA
