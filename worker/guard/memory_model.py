@@ -48,7 +48,8 @@ class Case:
     `pixels` and `file_bytes` of one image; `value_bytes` of one value of a pixel, 1 for uint8 and 4 for float32.
     `depth` and `batch_bytes`: what the tuner allows, None for prefetch × loaders and no limit. `cache_bytes`:
     what the cache of a loader process will hold. `at_once`: images that the detector takes at a time, 0 where it
-    works on an accelerator.
+    works on an accelerator. `work_bytes`: what the pipeline needs for each of them, None for what the built-in ones
+    do. `parent_bytes`: private memory of the worker with its pipeline.
     """
 
     pixels: int
@@ -63,6 +64,8 @@ class Case:
     start_method: str = "forkserver"
     depth: int | None = None
     batch_bytes: int | None = None
+    work_bytes: int | None = None
+    parent_bytes: int = PARENT_BASE
 
     @property
     def image_bytes(self) -> int:
@@ -99,13 +102,16 @@ def predict(case: Case) -> Prediction:
     batch = case.images * case.image_bytes
     depth = case.depth if case.depth is not None else case.prefetch * max(1, case.loaders)
     pipeline = pipeline_bytes(case.pixels, case.images, case.at_once)
+    if case.work_bytes is not None:
+        pipeline = case.work_bytes * min(case.images, case.at_once)
+    own = case.parent_bytes + pipeline
     files = case.batch * case.file_bytes
     held = max(case.cache_bytes, files)
     if case.loaders:
         shm = (depth if case.pinned else depth + 1) * batch
-        parent, loaders = PARENT_BASE + pipeline, case.loaders * (LOADER_BASE + held + files)
+        parent, loaders = own, case.loaders * (LOADER_BASE + held + files)
     else:
-        shm, parent, loaders = 0, PARENT_BASE + pipeline + held + files + batch, 0
+        shm, parent, loaders = 0, own + held + files + batch, 0
     copies = batches_in_memory(depth, case.loaders, pinned=False) if case.pinned else 0
     return Prediction(
         dev_shm=shm,
@@ -113,7 +119,7 @@ def predict(case: Case) -> Prediction:
         loaders=loaders,
         helpers=helper_bytes(case.loaders, case.start_method),
         pinned=copies * _power_of_two(batch),
-        math=_math(case, batch, depth, shm),
+        math=_math(case, batch, depth, shm, own),
     )
 
 
@@ -146,15 +152,23 @@ def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length() if size else 0
 
 
-def _math(case: Case, batch: int, depth: int, shm: int) -> tuple[str, ...]:
+def _math(case: Case, batch: int, depth: int, shm: int, own: int) -> tuple[str, ...]:
     said = size_in_words
     where = "/dev/shm" if case.loaders else "in the worker itself"
     count = shm // batch if case.loaders and batch else 1
     files = case.batch * case.file_bytes
-    return (
+    lines = [
         f"one image: {case.pixels:,} pixels × {CHANNELS} × {case.value_bytes} = {said(case.image_bytes)}",
         f"one batch: {case.images} × {said(case.image_bytes)} = {said(batch)}",
-        f"{where}: {count} batches × {said(batch)} = {said(count * batch)} ({depth} with the loader, 1 worked on)",
-        f"a loader process: {said(LOADER_BASE)} + cache or files, the larger: {said(max(case.cache_bytes, files))}"
-        f" + files as they come: {said(files)}",
-    )
+        f"{where}: {count} × {said(batch)} = {said(count * batch)}"
+        + (f" ({depth} with the loader, 1 being worked on)" if case.loaders and not case.pinned else ""),
+        f"the worker: {said(case.parent_bytes)} + {said(own - case.parent_bytes)} for the pipeline = {said(own)}",
+    ]
+    if case.loaders:
+        lines.append(
+            f"loader processes: {case.loaders} × ({said(LOADER_BASE)} + {said(max(case.cache_bytes, files))} for "
+            f"the cache or {case.batch} files, the larger, + {said(files)} while they come)"
+        )
+    if case.pinned:
+        lines.append(f"page-locked: {depth + 1} × {said(_power_of_two(batch))}")
+    return tuple(lines)

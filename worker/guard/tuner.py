@@ -7,13 +7,11 @@ comes later needs no forecast: it makes the batch shorter at once, and the plan 
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from typing import Final
 
-from amidiag.procfs.errors import CannotObserve
-from amidiag.procfs.memory import read_status
 from worker.guard.budget import Budget
+from worker.guard.peak import private_memory
 from worker.guard.plan import Learnt, Limits, Plan
 from worker.guard.throttle import Throttle
 from worker.guard.words import size_in_words
@@ -46,7 +44,7 @@ class Tuning:
         self._of_jobs[job_id] = self._of_slugs[slug] = learnt
         if len(self._of_jobs) > JOBS_KEPT:
             self._of_jobs.popitem(last=False)
-        own = _private_memory() if self._budget.bytes is not None else 0
+        own = private_memory() if self._budget.bytes is not None else 0
         limits = Limits(self._settings, self._budget, pinned=self._pinned, own=own)
         return JobTuner(limits, learnt, self._throttle)
 
@@ -123,13 +121,6 @@ class JobTuner:
 
 def _average(before: float | None, now: float) -> float:
     return now if before is None else 0.7 * before + 0.3 * now
-
-
-def _private_memory() -> int:
-    try:
-        return read_status(os.getpid()).memory.anonymous or 0
-    except CannotObserve:
-        return 0
 
 
 def _pins(settings: WorkerSettings) -> bool:
