@@ -55,9 +55,11 @@ _EACH: dict[str, Callable[[int], object]] = {
 _OTHER: dict[str, Reader] = {
     "cmdlines": lambda pids: dict.fromkeys(pids, ("python", "x.py")),
     "fd": lambda _: "0",
+    "fds": lambda _: ["0", "1", "2"],
     "file": lambda _: "status",
     "held": lambda pids: list_fds(pids[0]),
     "holders": lambda pids: holders_of([[scan(pid)] for pid in pids]),
+    "pipes": lambda pids: list_all(pids[0]).lone,
     "scanner": lambda _: scan,
     "sees_all": lambda _: True,
     "stats": lambda _: snapshot(),

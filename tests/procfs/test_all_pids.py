@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from procfs_targets import Start, Target, run_program
 from public_readers import OF_THE_MACHINE, catalogue, failure, failures
 
+from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.fds import count
-from amidiag.procfs.processes import all_pids
+from amidiag.procfs.processes import all_pids, read_stat
 
 READERS = catalogue()
 
@@ -61,31 +63,48 @@ def test_every_reader_on_what_is_no_process() -> None:
     assert failures(READERS, [gone.pid, 0, -1, 2**22, 2**40]) == {}
 
 
-@pytest.mark.parametrize("title", READERS.of_one)
-def test_every_reader_on_processes_that_die_by_the_hundred(start: Start, title: str) -> None:
+def test_every_reader_on_processes_that_die_by_the_hundred(start: Start) -> None:
     # GIVEN a process that has children all the time, of which each lives for some milliseconds
     dying = children_of(start("dying_holders"))
+    turns = deque(READERS.of_one.items())
+    alive = dict.fromkeys(READERS.of_one, 0)
     touched: set[int] = set()
-    # WHEN the reader reads each as it comes THEN it answers, or says that it has ended
-    while len(touched) < 150:
-        for pid in dying():
-            touched.add(pid)
-            error = failure(lambda: READERS.of_one[title]([pid]), pid)  # noqa: B023
-            assert error is None, (pid, error)
+    # WHEN all readers read the youngest, each time beginning with another one, so that it ends before, under and
+    # after every one of them, until a hundred still lived when a reader began
+    while min(alive.values()) < 100 or len(touched) < 150:
+        if not (new := [pid for pid in dying() if pid not in touched]):
+            continue
+        touched.add(new[-1])
+        for title, read in turns:
+            alive[title] += is_alive(new[-1])
+            error = failure(lambda: read(new[-1:]), new[-1])  # noqa: B023
+            # THEN each answers, or says that it has ended
+            assert error is None, (title, new[-1], error)
+        turns.rotate()
 
 
-@pytest.mark.parametrize("title", [*READERS.of_several, *OF_THE_MACHINE])
-def test_readers_of_many_while_processes_die_by_the_hundred(start: Start, title: str) -> None:
+def test_readers_of_many_while_processes_die_by_the_hundred(start: Start) -> None:
     dying = children_of(start("dying_holders"))
     touched: set[int] = set()
-    while len(touched) < 150:
-        if pids := dying():
-            touched.update(pids)
-            read = READERS.of_several.get(title)
-            assert failure(OF_THE_MACHINE[title] if read is None else lambda: read(pids)) is None  # noqa: B023
+    while len(touched) < 600:
+        for title, read in READERS.of_several.items():
+            if pids := dying():
+                touched.update(pids)
+                error = failure(lambda: read(pids))  # noqa: B023
+                assert error is None, (title, pids, error)
+        for title, look in OF_THE_MACHINE.items():
+            assert (error := failure(look)) is None, (title, error)
 
 
 def children_of(target: Target) -> Callable[[], list[int]]:
     """What lists the PIDs of its children at any moment."""
     file = Path(f"/proc/{target.pid}/task/{target.pid}/children")
     return lambda: [int(pid) for pid in file.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it has not ended yet, were it only by now."""
+    try:
+        return not read_stat(pid).ended
+    except ProcessGone:
+        return False
