@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from PIL import Image
 from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.identity import identify
 from amidiag.procfs.observe import observe_tree
-from amidiag.soak.antenna import AntennaServer, ImageSpec, JobSpec, ServerConfig
+from amidiag.soak.antenna import Answer, AntennaServer, ImageSpec, JobSpec, ServerConfig, ServerState
 from amidiag.soak.program import Program
 from amidiag.soak.traps import TrapSpec, render
 
@@ -38,6 +39,7 @@ _WANTED = 24 * _MEGABYTE
 _DISTINCT = 4
 _TOKEN = "many"
 _STALLED_S = 180.0
+_SAMPLE_S = 0.25
 _AMI = Path(sys.executable).parent / "ami"
 _ENTER = 'echo $$ > "$0" && exec "$@"'
 
@@ -74,7 +76,7 @@ class Watch:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.25):
+        while not self._stop.wait(_SAMPLE_S):
             try:
                 seen = observe_tree(self._identity, peers=False)
             except ProcessGone:
@@ -88,6 +90,30 @@ class Watch:
         self._thread.join()
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run. `peak`: the most that was sampled, in bytes; `wrong`: why it was ended early, if it was."""
+
+    state: ServerState
+    answers: list[Answer]
+    minutes: float
+    peak: int
+    status: int
+    wrong: str
+
+    @property
+    def twice(self) -> int:
+        """Tasks that were answered more than once."""
+        return sum(answer.times > 1 for answer in self.answers)
+
+    @property
+    def good(self) -> bool:
+        """Whether every task was answered once, with a result, and the worker ended as told."""
+        state = self.state
+        bad = state.errors or state.lost or self.twice or self.status or self.wrong
+        return state.answered == len(self.answers) and not bad
+
+
 def wait(server: AntennaServer, program: Program, watch: Watch, total: int, *, sampled: bool) -> str:
     """Until every task is answered or lost. Returns what went wrong, if anything did."""
     last, progress = 0, time.monotonic()
@@ -98,7 +124,7 @@ def wait(server: AntennaServer, program: Program, watch: Watch, total: int, *, s
         if done == total:
             return ""
         if program.exit_status is not None:
-            return f"the worker ended with {program.exit_status}: {program.last_words()}"
+            return f"the worker ended with {program.exit_status}"
         if sampled and watch.peak > _LIMIT:
             return "more than 4 GiB were in use"
         if done != last:
@@ -109,26 +135,28 @@ def wait(server: AntennaServer, program: Program, watch: Watch, total: int, *, s
             return f"no answer for {_STALLED_S:.0f} s"
 
 
-def run(images: int, settings: dict[str, str], directory: Path, cgroup: MemoryCgroup | None) -> bool:
-    """Work through the images and print what became of them. Returns whether all is as it should be."""
-    files = []
-    for seed in range(_DISTINCT):
-        files.append(directory / f"{seed}.jpg")
-        files[-1].write_bytes(large_jpeg(seed))
+def pictures(directory: Path) -> list[Path]:
+    """The distinct files."""
+    files = [directory / f"{seed}.jpg" for seed in range(_DISTINCT)]
+    for seed, file in enumerate(files):
+        file.write_bytes(large_jpeg(seed))
+    return files
+
+
+def run(images: int, settings: dict[str, str], directory: Path, cgroup: MemoryCgroup | None) -> Outcome:
+    """Let the worker work through the images."""
+    files = pictures(directory)
     sizes = ", ".join(f"{file.stat().st_size / _MEGABYTE:.1f}" for file in files)
     print(f"{images} images of {_WIDTH}×{_HEIGHT}, {sizes} MB", flush=True)
     specs = tuple(ImageSpec(trap(n % _DISTINCT), path=str(files[n % _DISTINCT])) for n in range(images))
-    command: tuple[str, ...] = (str(_AMI), "worker", "run")
-    if cgroup is not None:
-        command = ("/bin/sh", "-c", _ENTER, str(cgroup.members), *command)
+    enter = () if cgroup is None else ("/bin/sh", "-c", _ENTER, str(cgroup.members))
     with AntennaServer(ServerConfig(token=_TOKEN)) as server:
         server.hold_polls()
         job = server.add_job(JobSpec("moth_binary", specs))
         own = {"AMI_ANTENNA_API_BASE_URL": server.base_url, "AMI_ANTENNA_API_AUTH_TOKEN": _TOKEN}
-        with Program(command, own | settings, (), directory) as program:
+        with Program((*enter, str(_AMI), "worker", "run"), own | settings, (), directory) as program:
             if not server.wait_poll(timeout=120):
-                print(f"the worker does not poll: {program.last_words()}")
-                return False
+                sys.exit(f"the worker does not poll: {program.last_words()}")
             watch = Watch(program.pid)
             started = time.monotonic()
             server.free_polls()
@@ -136,24 +164,27 @@ def run(images: int, settings: dict[str, str], directory: Path, cgroup: MemoryCg
             minutes = (time.monotonic() - started) / 60
             watch.end()
             status = program.stop()
-        state, answers = server.state([]), server.answers(job)
-    twice = sum(answer.times > 1 for answer in answers)
-    found = [len((answer.result or {}).get("detections", ())) for answer in answers]
+            if wrong:
+                print(f"{wrong}; the worker's last lines:\n{tail(program.log)}")
+        return Outcome(server.state([]), server.answers(job), minutes, watch.peak, status, wrong)
+
+
+def report(outcome: Outcome, cgroup: MemoryCgroup | None) -> None:
+    """What became of the tasks, and what it took."""
+    state = outcome.state
+    found = sum(len((answer.result or {}).get("detections", ())) for answer in outcome.answers)
     print(
-        f"answered {state.answered} ({state.errors} as errors, {twice} twice), lost {state.lost}, redelivered "
-        f"{state.redelivered}, {sum(found)} detections, {minutes:.1f} minutes, worker ended with {status}"
+        f"answered {state.answered} of {len(outcome.answers)} ({state.errors} as errors, {outcome.twice} twice), lost "
+        f"{state.lost}, redelivered {state.redelivered}, late {state.late}; {found} detections; "
+        f"{outcome.minutes:.1f} minutes; the worker ended with {outcome.status}"
     )
-    print(f"peak of the tree, sampled: {watch.peak / 2**20:.0f} MiB anonymous and shared memory")
+    print(f"peak of the tree, sampled: {outcome.peak / 2**20:.0f} MiB of anonymous and shared memory")
     if cgroup is not None:
         peak = "not told by this kernel" if cgroup.peak is None else f"{cgroup.peak / 2**20:.0f} MiB"
         print(
-            f"peak of the cgroup (version {cgroup.version}), page cache included: {peak}; killed: {cgroup.kills}"
+            f"peak of the cgroup (version {cgroup.version}, limit {_LIMIT >> 20} MiB), page cache included: {peak}; "
+            f"killed: {cgroup.kills}"
         )
-    if wrong:
-        print(f"{wrong}; the worker's last lines:\n{tail(program.log)}")
-    in_order = state.answered == images and not (state.errors or state.lost or twice or status)
-    enough = watch.peak <= _LIMIT and (cgroup is None or cgroup.kills == 0)
-    return in_order and enough and not wrong
 
 
 def tail(log: Path) -> str:
@@ -181,8 +212,10 @@ def main() -> None:
         except NoCgroupError as e:
             print(f"no memory cgroup can be made ({e}): a sampler outside watches the limit instead")
             cgroup = None
-        good = run(options.images, settings, directory, cgroup)
-    sys.exit(0 if good else 1)
+        outcome = run(options.images, settings, directory, cgroup)
+        report(outcome, cgroup)
+        enough = outcome.peak <= _LIMIT and (cgroup is None or cgroup.kills == 0)
+    sys.exit(0 if outcome.good and enough else 1)
 
 
 if __name__ == "__main__":
