@@ -152,7 +152,7 @@ class Worker:
         if self._loader is None:
             with self._new_loader() as loader:
                 tally = self._visit_with(job, source, tuner, loader)
-        elif source.look():
+        elif self._looked(source):
             tally = self._visit_with(job, source, tuner, self._loader)
         else:
             tally = Tally()
@@ -161,6 +161,13 @@ class Worker:
             log.info("job %s: the next will be loaded in %s", job.id, tuner.why())
         return source.reserved > 0 and not tally.failed and source.error is None
 
+    @staticmethod
+    def _looked(source: JobSource) -> bool:
+        try:
+            return source.look()
+        except StopWaiting:
+            return False
+
     def _source(self, job: Job, tuner: JobTuner) -> JobSource:
         return JobSource(
             self._client,
@@ -168,7 +175,7 @@ class Worker:
             tuner,
             self._pace,
             job_id=job.id,
-            stopping=lambda: self._drain.requested,
+            drain=self._drain,
             first_task=lambda: self._page.count("jobs"),
             stager=self._stager,
         )

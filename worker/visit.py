@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -85,25 +86,34 @@ class Visit:
 
     def _work(self) -> None:
         mark = time.monotonic()
-        while True:
-            waiting = time.monotonic()
-            try:
-                with self._drain.interruptible():
-                    batch = self._loader.next()
-            except StopWaiting:
-                return
+        while (batch := self._next()) is not None:
             began = time.monotonic()
-            self.tally.waiting += began - waiting
-            if batch is None:
-                return
+            self._source.arrived(batch)
+            # Before the work on this one, so that the loader is at work meanwhile.
+            with suppress(StopWaiting):
+                self._loader.ask()
             self._count(batch)
-            self._tuner.worked(len(batch.tasks), time.monotonic() - began)
-            self._pace.finished(len(batch.tasks) + len(batch.failures), time.monotonic() - mark)
-            mark = time.monotonic()
+            self._source.worked()
+            done = time.monotonic()
+            self._tuner.worked(len(batch.tasks), done - began)
+            self._pace.finished(len(batch.tasks) + len(batch.failures), done - mark)
+            mark = done
             # Not kept while the next one is waited for.
             del batch
             if self._measure and self.tally.batches % _LOOK_EVERY == 0:
                 self._tuner.throttle(tree_usage(os.getpid()).total)
+
+    def _next(self) -> Batch | None:
+        """The next batch; None when there is none, or to drain."""
+        waiting = time.monotonic()
+        try:
+            self._loader.ask()
+            with self._drain.interruptible():
+                return self._loader.wait()
+        except StopWaiting:
+            return None
+        finally:
+            self.tally.waiting += time.monotonic() - waiting
 
     def _count(self, batch: Batch) -> None:
         images, errors = self._process(batch)

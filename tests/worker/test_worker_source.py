@@ -14,6 +14,7 @@ from amidiag.soak.antenna import AntennaServer, FaultSpec
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal, describe
 from worker.antenna.schemas import BadAnswerError, Task, UnauthorizedError, UnavailableError
+from worker.draining import Drain
 from worker.guard.budget import Budget
 from worker.guard.tuner import Tuning
 from worker.ingest.batch import Batch, BatchRequest, LoaderReport
@@ -38,7 +39,7 @@ def source_for(
     visibility_s: float = 0.0,
     journal: Journal | None = None,
     pace: Pace | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    drain: Drain | None = None,
     first_task: Callable[[], None] = lambda: None,
     **changes: object,
 ) -> JobSource:
@@ -50,7 +51,7 @@ def source_for(
         Tuning(settings, Budget.of(settings)).for_job(job_id, "moth_binary"),
         pace or Pace(visibility_s),
         job_id=job_id,
-        stopping=stopping,
+        drain=drain or Drain(),
         first_task=first_task,
     )
 
@@ -84,10 +85,10 @@ def test_a_job_is_reserved_batch_by_batch_until_nothing_is_left(
 
 
 def test_a_drain_ends_the_reservation(server: AntennaServer, client: AntennaClient) -> None:
-    told: list[str] = []
-    source = source_for(server, client, 10, stopping=lambda: bool(told))
+    drain = Drain()
+    source = source_for(server, client, 10, drain=drain)
     assert len(ids(source.next_request())) == 4
-    told.append("SIGTERM")
+    drain.requested = True
     assert source.next_request() is None
     assert server.state().reserved == 4
 

@@ -14,6 +14,7 @@ from amidiag.soak.antenna import AntennaServer, JobSpec
 from amidiag.target.status_page import StatusPage
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
+from worker.draining import Drain
 from worker.guard.budget import Budget
 from worker.guard.tuner import Plan, Tuning
 from worker.ingest.batch import BatchRequest
@@ -74,7 +75,7 @@ def requests(server: AntennaServer) -> Iterator[Callable[..., list[int]]]:
             Tuning(settings, Budget.of(settings)).for_job(job_id, "moth_binary"),
             Pace(settings.visibility_timeout_s),
             job_id=job_id,
-            stopping=lambda: False,
+            drain=Drain(),
             first_task=lambda: None,
         )
         found: list[int] = []

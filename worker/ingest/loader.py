@@ -109,6 +109,7 @@ class Loader:
         self._settings = settings
         self._built = built
         self._feed = Feed()
+        self._source: Source | None = None
         self._dataset: ImageDataset | None = None
         self._loader: DataLoader[Any] | None = None
         self._iterator: Any = None
@@ -135,7 +136,8 @@ class Loader:
         if self._iterator is not None and _is_in_flight(self._iterator):
             # Left half way: what still comes is of another job.
             self.close()
-        self._feed.source = source
+        self._source = source
+        self._feed.ready.clear()
         if self.processes:
             # The iteration goes on by itself when there is something again: no process has to be asked.
             return
@@ -153,8 +155,22 @@ class Loader:
         if self._settings.avoid_torch_atexit_leak:
             torch_atexit.take_back(self._iterator)
 
-    def next(self) -> Batch | None:
-        """Wait for the next batch; None when the source has no more.
+    def ask(self) -> None:
+        """Hand out what the source gives now, as far as there is room. May wait as the source does."""
+        assert self._source is not None
+        iterator = self._iterator
+        room = iterator._prefetch_factor * iterator._num_workers if self.processes else 1
+        while (iterator._tasks_outstanding if self.processes else len(self._feed.ready)) < room:
+            request = self._source.next_request()
+            if request is None:
+                return
+            self._feed.ready.append(request)
+            if self.processes:
+                # DataLoader itself asks only once for each batch that has come.
+                iterator._try_put_index()
+
+    def wait(self) -> Batch | None:
+        """Wait for the next batch that was asked for; None when none was.
 
         Raises:
             LoaderError: a loader process died, no batch came in time, or one could not be received.
@@ -162,7 +178,6 @@ class Loader:
         try:
             with child_deaths.reported():
                 _check_alive(self._iterator)
-                _top_up(self._iterator)
                 if self.processes and not _is_in_flight(self._iterator):
                     # DataLoader would end processes that are not to stay, and wait for them without a limit.
                     return None
@@ -176,8 +191,18 @@ class Loader:
             raise LoaderError(f"{type(e).__name__}: {_first_line(e)}") from e
         if batch is not None:
             self._oldest = 2
-            if self._feed.source is not None:
-                self._feed.source.arrived(batch)
+        return batch
+
+    def next(self) -> Batch | None:
+        """Ask, wait, and tell the source; None when it has no more.
+
+        Raises:
+            LoaderError: as `wait`.
+        """
+        self.ask()
+        batch = self.wait()
+        if batch is not None and self._source is not None:
+            self._source.arrived(batch)
         return batch
 
     def drain_caches(self, job_id: int) -> list[Batch]:
@@ -202,7 +227,8 @@ class Loader:
         if self._dataset is not None:
             self._dataset.close()
             self._dataset = None
-        self._feed.source = None
+        self._source = None
+        self._feed.ready.clear()
         if iterator is None:
             return
         del iterator
@@ -216,17 +242,6 @@ class Loader:
 def _is_in_flight(iterator: Any) -> bool:
     """Whether a batch was asked for and has not been given out."""
     return bool(_processes(iterator)) and iterator._rcvd_idx < iterator._send_idx
-
-
-def _top_up(iterator: Any) -> None:
-    """Hand out what the source gives now: DataLoader itself asks only once for each batch that has come."""
-    if not _processes(iterator):
-        return
-    most = iterator._prefetch_factor * iterator._num_workers
-    before = -1
-    while before < iterator._tasks_outstanding < most:
-        before = iterator._tasks_outstanding
-        iterator._try_put_index()
 
 
 def _check_alive(iterator: Any) -> None:

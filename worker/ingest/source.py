@@ -10,6 +10,7 @@ from typing import Protocol
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.schemas import AntennaError, Task
+from worker.draining import Drain
 from worker.guard.tuner import JobTuner
 from worker.ingest.batch import Batch, BatchRequest
 from worker.ingest.pace import Pace
@@ -21,7 +22,8 @@ _TRIES = 8
 
 
 class Source(Protocol):
-    """What a loader is fed by. Called by the parent's main thread."""
+    """What a loader is fed by. Called by the parent's main thread; only `next_request` may wait, and raise
+    `StopWaiting` where the worker is told to drain."""
 
     def next_request(self) -> BatchRequest | None:
         """What to load next; None for nothing now."""
@@ -31,29 +33,28 @@ class Source(Protocol):
 
 
 class Feed:
-    """The DataLoader's `batch_sampler`, as long as the loader lives: it asks whatever source is current.
+    """The DataLoader's `batch_sampler`, as long as the loader lives: gives what lies ready, and is never at its end.
 
-    Its end is none: DataLoader asks again whenever it has room, so a source may hold back and go on later.
+    So the source is asked by us alone, at a moment of our choosing, and not whenever DataLoader has room.
     """
 
     def __init__(self) -> None:
-        self.source: Source | None = None
+        self.ready: deque[BatchRequest] = deque()
 
     def __iter__(self) -> Iterator[BatchRequest]:
         return self
 
     def __next__(self) -> BatchRequest:
-        request = self.source.next_request() if self.source is not None else None
-        if request is None:
+        if not self.ready:
             raise StopIteration
-        return request
+        return self.ready.popleft()
 
 
 class JobSource:
     """The tasks of one visit to a job.
 
-    It never raises into DataLoader, which would tear down a loader that still holds good batches: `error`
-    says why there are no more tasks. `reserved` counts the tasks that were taken, redeliveries left out.
+    A call that fails ends the tasks, not the loader, which still holds good batches: `error` says why there
+    are no more. `reserved` counts the tasks that were taken, redeliveries left out.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class JobSource:
         pace: Pace,
         *,
         job_id: int,
-        stopping: Callable[[], bool],
+        drain: Drain,
         first_task: Callable[[], None],
         stager: Stager | None = None,
     ) -> None:
@@ -73,7 +74,7 @@ class JobSource:
         self._tuner = tuner
         self._pace = pace
         self._job_id = job_id
-        self._stopping = stopping
+        self._drain = drain
         self._first_task = first_task
         self._stager = stager
         self._pending: deque[Task] = deque()
@@ -82,6 +83,7 @@ class JobSource:
         self._deaths: dict[str, int] = {}
         self._in_flight: deque[BatchRequest] = deque()
         self._exhausted = False
+        self._at_work = False
         self.error: AntennaError | None = None
         self.reserved = 0
         self.batches = 0
@@ -93,7 +95,7 @@ class JobSource:
 
     def next_request(self) -> BatchRequest | None:
         """The next tasks to load; None when enough is in flight, when all is, or to drain."""
-        if self._stopping() or (self._in_flight and len(self._in_flight) >= self._tuner.depth()):
+        if self._drain.requested or (self._in_flight and len(self._in_flight) >= self._tuner.depth()):
             return None
         tasks = self._next_alone() or self._next_pending()
         if not tasks:
@@ -104,10 +106,15 @@ class JobSource:
         return request
 
     def arrived(self, batch: Batch) -> None:
-        """A batch came: what did not fit into it is next."""
+        """A batch came and is being worked on: what did not fit into it is next."""
         self._in_flight.popleft()
+        self._at_work = True
         self._pending.extendleft(reversed(batch.deferred))
         self._tuner.arrived(batch, len(batch.tasks))
+
+    def worked(self) -> None:
+        """The work on the batch that came is done."""
+        self._at_work = False
 
     def loader_died(self) -> tuple[Task, ...]:
         """Take back what was in flight in a loader that is gone. Returns tasks that are not to be tried again.
@@ -155,9 +162,11 @@ class JobSource:
             return list(self._pending)
         while True:
             ready = [task for task in self._pending if stager.is_ready(self._job_id, task)]
-            if ready or not self._pending or self._in_flight or self._stopping():
+            if ready or not self._pending or self._in_flight or self._drain.requested:
                 return ready
-            stager.wait_any(_WAIT_S)
+            # Nothing else of it is interrupted: it takes locks.
+            with self._drain.interruptible():
+                stager.wait_any(_WAIT_S)
 
     def _fill(self, count: int) -> None:
         """Reserve until so many tasks are pending, as far as they can be answered in time."""
@@ -178,12 +187,13 @@ class JobSource:
         room = self._pace.room(len(self._journal))
         if room is None or ask < 1:
             return ask
-        idle = not self._pending and not self._in_flight
+        idle = not (self._pending or self._in_flight or self._at_work)
         return max(min(ask, room), int(idle))
 
     def _reserve(self, count: int) -> list[Task]:
         try:
-            offered = self._client.reserve(self._job_id, count)
+            with self._drain.interruptible():
+                offered = self._client.reserve(self._job_id, count)
         except AntennaError as e:
             self.error = e
             offered = []

@@ -23,20 +23,22 @@ def _clean_up_worker(process: Any) -> None:
 def arm() -> str:
     """Register per loader process, unless this torch does so by itself. Returns what was done, for people."""
     import torch
-    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Iterator
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+    iterator: Any = _MultiProcessingDataLoaderIter
 
     # The source decides, not the version: distributions backport.
-    if "atexit.register(" in inspect.getsource(Iterator.__init__):
+    if "atexit.register(" in inspect.getsource(iterator.__init__):
         return f"not needed: torch {torch.__version__} itself registers an exit callback per loader process"
-    original = Iterator.__init__
+    original = iterator.__init__
 
     def init_as_before_2_13(self: Any, loader: Any) -> None:
         original(self, loader)
         if self._persistent_workers and self._pin_memory:
             for process in self._workers:
-                atexit.register(Iterator._clean_up_worker, process)
+                atexit.register(iterator._clean_up_worker, process)
 
-    Iterator.__init__ = init_as_before_2_13  # type: ignore[method-assign]
+    iterator.__init__ = init_as_before_2_13
     # Where that torch has it: whoever takes the callbacks back finds it there.
-    Iterator._clean_up_worker = staticmethod(_clean_up_worker)
+    iterator._clean_up_worker = staticmethod(_clean_up_worker)
     return f"armed: torch {torch.__version__} registers an exit callback per loader process, like ≤ 2.12.1"
