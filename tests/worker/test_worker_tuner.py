@@ -77,14 +77,24 @@ def test_a_probe_of_broken_images_alone_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("changes", [{BATCH: 24}, {"AMI_AUTOTUNE": "false"}])
-def test_what_is_set_or_not_to_be_tuned_is_not_probed(changes: dict[str, Any]) -> None:
+def test_what_is_set_or_not_to_be_tuned_is_not_probed_and_comes_ahead_when_sizes_are_known(
+    changes: dict[str, Any],
+) -> None:
     tuner = tuning(16 * GIB, **changes).for_job(1, "a")
-    assert (tuner.batch_size(), tuner.depth()) == (24, 4)
+    assert (tuner.batch_size(), tuner.depth()) == (24, 1)
+    # What is on its way may have half of the room; three of them have come before five share it.
+    depths = []
+    for _ in range(4):
+        arrive(tuner, TWELVE, 24)
+        depths.append(tuner.depth())
+    assert depths == [1, 1, 4, 4]
+    assert tuner.batch_size() == 24
 
 
 def test_a_set_batch_size_beats_tuning_but_memory_bounds_its_bytes_and_then_the_depth() -> None:
     tuner = tuning(2 * GIB, **{BATCH: 24, PREFETCH: 16}).for_job(1, "a")
-    arrive(tuner, TWELVE, 24)
+    for _ in range(4):
+        arrive(tuner, TWELVE, 24)
     plan = tuner.plan()
     assert plan.batch == 24
     assert plan.depth == 2
@@ -107,12 +117,12 @@ def test_the_depth_goes_before_the_batch_and_two_are_kept_ahead_while_they_fit()
 
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("loaders", [0, 1, 2])
-@pytest.mark.parametrize("staging", ["", "/tmp/staged"])
+@pytest.mark.parametrize("more", [{}, {"AMI_STAGING_DIR": "/tmp/staged"}, {BATCH: 24}])
 def test_whatever_comes_the_bytes_in_flight_stay_within_the_room(
-    pinned: bool, loaders: int, staging: str
+    pinned: bool, loaders: int, more: dict[str, Any]
 ) -> None:
     chance = random.Random(7)
-    changes = {"AMI_NUM_WORKERS": loaders, "AMI_STAGING_DIR": staging, PREFETCH: 8}
+    changes = {"AMI_NUM_WORKERS": loaders, PREFETCH: 8, **more}
     budget = 3 * GIB
     tuner = tuning(budget, shm=GIB, pinned=pinned, **changes).for_job(1, "a")
     most = room(budget, **changes)

@@ -81,10 +81,8 @@ class Limits:
 
     def plan(self, learnt: Learnt, held_back: int = 0) -> Plan:
         """The plan for a job, from what is known of its images."""
-        if self._free_batch and not learnt.seen:
-            batch = min(PROBE, self._settings.antenna_api_batch_size)
-            # Each with no more than the share of the deepest plan: so that can follow at once.
-            return Plan(batch, min(self._loaders, self._most()), self._share(self._most(), 0, held_back))
+        if not learnt.seen and (self._free_batch or self._share(1, 0, held_back) is not None):
+            return self._first(held_back)
         files = FILES * self._loaders * (learnt.file_bytes or 0)
         wanted = self._with_files(self._in_time(learnt), files, held_back)
         depth = self._depth(wanted, learnt, int(files * wanted), held_back)
@@ -95,6 +93,14 @@ class Limits:
             wanted = max(1, min(wanted, int((limit + files * wanted / self._slots(depth)) / each)))
             limit = self._share(depth, int(files * wanted), held_back)
         return Plan(wanted, depth, limit)
+
+    def _first(self, held_back: int) -> Plan:
+        """Of a job of which nothing is known: no more than one batch for each loader process."""
+        wanted, depth = self._settings.antenna_api_batch_size, min(self._loaders, self._most())
+        if not self._free_batch:
+            return Plan(wanted, depth, self._share(depth, 0, held_back))
+        # A few images, and no more than the share of the deepest plan: so that can follow at once.
+        return Plan(min(PROBE, wanted), depth, self._share(self._most(), 0, held_back))
 
     def _most(self) -> int:
         """Most batches that the loader can be given."""

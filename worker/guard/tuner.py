@@ -7,6 +7,7 @@ comes later needs no forecast: it makes the batch shorter at once, and the plan 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Final
 
@@ -60,7 +61,10 @@ class JobTuner:
         self._limits = limits
         self._learnt = learnt
         self._throttle = throttle
-        self._depth = self._planned().depth
+        first = self._planned()
+        self._depth = first.depth
+        # Most bytes of a batch that is on its way, and how many have yet to come until it is less.
+        self._allowed = first.batch_bytes or 0
         self._to_come = 0
 
     def batch_size(self) -> int:
@@ -82,19 +86,12 @@ class JobTuner:
 
     def arrived(self, batch: Batch, images: int) -> None:
         """Learn from a batch that came, with so many images."""
-        was_probe, self._learnt.seen = not self._learnt.seen, True
+        self._learnt.seen = True
         self._learnt.sizes.extend(height * width * 3 for height, width in batch.shapes)
         if images and batch.report.file_bytes:
             fetched = images + len(batch.failures) + len(batch.deferred)
             self._learnt.file_bytes = _average(self._learnt.file_bytes, batch.report.file_bytes / fetched)
-        planned = self._planned()
-        if planned.depth <= self._depth or planned.batch_bytes is None or was_probe:
-            self._depth, self._to_come = planned.depth, 0
-        elif not self._to_come:
-            self._to_come = self._depth + 1
-        else:
-            self._to_come -= 1
-            self._depth = planned.depth if not self._to_come else self._depth
+        self._follow(self._planned())
 
     def worked(self, images: int, seconds: float) -> None:
         """Learn how long the work on so many images took, wall-clock."""
@@ -114,6 +111,19 @@ class JobTuner:
         room = self._limits.room()
         of = "" if room is None else f", room for {size_in_words(room)} of batches"
         return f"batches of {plan.batch} ({bound} each), {plan.depth} ahead: {size}{of}"
+
+    def _follow(self, planned: Plan) -> None:
+        """More batches ahead only when those that were allowed more bytes have come."""
+        if planned.depth <= self._depth:
+            self._to_come = 0
+        elif self._to_come:
+            self._to_come -= 1
+            if self._to_come:
+                return
+        elif self._allowed > (planned.batch_bytes or math.inf):
+            self._to_come = self._depth + 1
+            return
+        self._depth, self._allowed = planned.depth, planned.batch_bytes or 0
 
     def _planned(self) -> Plan:
         return self._limits.plan(self._learnt, self._throttle.held_back if self._throttle is not None else 0)
