@@ -1,4 +1,4 @@
-"""The whole worker with a staging directory: answered from the disk, tidied, resumed, refused where it cannot be used."""
+"""The whole worker with a staging directory: answered from the disk, tidied, resumed; or refused in one line."""
 
 from __future__ import annotations
 
