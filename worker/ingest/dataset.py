@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from worker import caches
 from worker.antenna.schemas import Task
@@ -19,23 +21,44 @@ from worker.ingest import packing
 from worker.ingest.batch import Batch, BatchRequest, Failure, LoaderReport
 from worker.ingest.decode import DecodeError, Header, decode_into, read_header
 from worker.ingest.download import DownloadError
+from worker.ingest.heap import give_back_large_pieces
 from worker.ingest.image_files import ImageFiles
 from worker.ingest.limits import ImageLimits
 
 
 @dataclass(slots=True)
 class _Image:
-    """A task on its way: the bytes of its file until they are decoded, or what went wrong."""
+    """A task on its way: the bytes of its file until they are decoded, or what went wrong.
+
+    `at`: where its pixels begin in the tensor; None as long as it has no place there.
+    """
 
     task: Task
     data: bytes | None = None
     header: Header | None = None
+    at: int | None = None
     error: str | None = None
 
     def fail(self, error: Exception) -> None:
-        known = isinstance(error, DownloadError | DecodeError)
-        self.error = f"failed to load image: {error if known else f'{type(error).__name__}: {error}'}"
-        self.data = self.header = None
+        self.data = None
+        self.error = _in_words(error)
+
+
+class _Tools:
+    """What the work is done with, in the process that does it."""
+
+    def __init__(self, limits: ImageLimits, threads: int, cache_bytes: int, staging_dir: str) -> None:
+        if get_worker_info() is not None:
+            give_back_large_pieces()
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="ami-image")
+        self.files = ImageFiles(limits, threads, cache_bytes, staging_dir)
+        # More at a time than there are CPUs are no faster, and most need memory beside the batch: a progressive
+        # JPEG for its coefficients, one that lies on its side for the way up, Pillow for four bytes a pixel.
+        self.decoding = threading.Semaphore(len(os.sched_getaffinity(0)))
+
+    def close(self) -> None:
+        self.executor.shutdown(wait=True, cancel_futures=True)
+        self.files.close()
 
 
 class ImageDataset(Dataset[Any]):
@@ -50,8 +73,7 @@ class ImageDataset(Dataset[Any]):
         self._threads = threads
         self._cache_bytes = cache_bytes
         self._staging_dir = staging_dir
-        self._executor: ThreadPoolExecutor | None = None
-        self._files: ImageFiles | None = None
+        self._tools: _Tools | None = None
 
     def __getitem__(self, request: BatchRequest) -> Batch:
         return self.__getitems__(request)[0]
@@ -66,74 +88,86 @@ class ImageDataset(Dataset[Any]):
 
     def close(self) -> None:
         """End the threads, connections and cache of this process. With loader processes there are none here."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        if self._tools is not None:
+            self._tools.close()
+            self._tools = None
 
     def _load(self, request: BatchRequest, leftovers: Mapping[str, CacheSize]) -> Batch:
+        if not request.tasks:
+            return _batch([], packing.flat(0), _report(leftovers))
+        if self._tools is None:
+            self._tools = _Tools(self._limits, self._threads, self._cache_bytes, self._staging_dir)
         images = [_Image(task) for task in request.tasks]
         started = time.monotonic()
-        self._in_threads(lambda image: self._fetch(request.job_id, image), images)
+        self._in_threads(partial(self._fetch, self._tools, request.job_id), images)
         fetched = time.monotonic()
         file_bytes = sum(len(image.data) for image in images if image.data is not None)
-        readable = [(image, image.header) for image in images if image.header is not None]
-        fits = packing.fitting([header.bytes for _, header in readable], request.max_bytes)
-        taken, deferred = readable[:fits], [image for image, _ in readable[fits:]]
-        for image in deferred:
-            image.data = None
-        sizes = [header.bytes for _, header in taken]
-        pixels, offsets = packing.flat(sum(sizes)), packing.offsets(sizes)
-        self._in_threads(
-            lambda place: self._decode(place[0][0], pixels[place[1] : place[1] + place[0][1].bytes]),
-            list(zip(taken, offsets, strict=True)),
-        )
-        good = [(i.task, h, at) for (i, h), at in zip(taken, offsets, strict=True) if i.error is None]
-        return Batch(
-            pixels=pixels,
-            shapes=tuple((header.height, header.width) for _, header, _ in good),
-            offsets=tuple(at for _, _, at in good),
-            tasks=tuple(task for task, _, _ in good),
-            failures=tuple(Failure(i.task, i.error) for i in images if i.error is not None),
-            deferred=tuple(image.task for image in deferred),
-            report=_report(leftovers, fetched - started, time.monotonic() - fetched, file_bytes),
-        )
+        pixels = _give_places([image for image in images if image.error is None], request.max_bytes)
+        placed = [image for image in images if image.at is not None]
+        self._in_threads(partial(self._decode, self._tools, pixels), placed)
+        report = _report(leftovers, fetched - started, time.monotonic() - fetched, file_bytes)
+        return _batch(images, pixels, report)
 
-    def _fetch(self, job_id: int, image: _Image) -> None:
-        assert self._files is not None
-        try:
-            data = self._files.fetch(job_id, image.task)
-            image.header = read_header(data, self._limits.max_pixels)
-            image.data = data
-            self._files.keep(image.task, data)
-        except Exception as e:  # noqa: BLE001 - of this task only
-            image.fail(e)
-
-    def _decode(self, image: _Image, place: torch.Tensor) -> None:
-        assert self._files is not None and image.data is not None and image.header is not None
-        data, image.data = image.data, None
-        try:
-            out = place.numpy().reshape(image.header.height, image.header.width, 3)
-            decode_into(data, image.header, out)
-        except Exception as e:  # noqa: BLE001 - of this task only
-            image.fail(e)
-            self._files.forget(image.task)
-
-    def _in_threads(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
-        if not items:
-            return
-        if self._executor is None or self._files is None:
-            self._files = ImageFiles(self._limits, self._threads, self._cache_bytes, self._staging_dir)
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="ami-image")
-        for _ in self._executor.map(work, items):
+    def _in_threads(self, work: Callable[[_Image], None], images: Sequence[_Image]) -> None:
+        assert self._tools is not None
+        for _ in self._tools.executor.map(work, images):
             pass
+
+    def _fetch(self, tools: _Tools, job_id: int, image: _Image) -> None:
+        try:
+            image.data = tools.files.fetch(job_id, image.task)
+            image.header = read_header(image.data, self._limits.max_pixels)
+        except Exception as e:  # noqa: BLE001 - of this task only
+            image.fail(e)
+            tools.files.forget(image.task)
+
+    def _decode(self, tools: _Tools, pixels: torch.Tensor, image: _Image) -> None:
+        assert image.data is not None and image.header is not None and image.at is not None
+        try:
+            place = pixels[image.at : image.at + image.header.bytes].numpy()
+            with tools.decoding:
+                decode_into(
+                    image.data, image.header, place.reshape(image.header.height, image.header.width, 3)
+                )
+        except Exception as e:  # noqa: BLE001 - of this task only
+            image.fail(e)
+            tools.files.forget(image.task)
+        finally:
+            # Of no use any longer, and as large as a batch together.
+            image.data = None
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
     """The only batch that `__getitems__` gives."""
     return batches[0]
+
+
+def _give_places(images: Sequence[_Image], max_bytes: int | None) -> torch.Tensor:
+    """Make the tensor; images without a place in it are for another batch, and let go of their bytes."""
+    sizes = [image.header.bytes for image in images if image.header is not None]
+    try:
+        pixels, offsets = packing.allot(sizes, max_bytes)
+    except packing.NoRoomError as e:
+        images[0].fail(e)
+        pixels, offsets = packing.flat(0), ()
+    for image, at in zip(images, offsets, strict=False):
+        image.at = at
+    for image in images[len(offsets) :]:
+        image.data = None
+    return pixels
+
+
+def _batch(images: Sequence[_Image], pixels: torch.Tensor, report: LoaderReport) -> Batch:
+    good = [(i.task, i.header, i.at) for i in images if i.error is None and i.header and i.at is not None]
+    return Batch(
+        pixels=pixels,
+        shapes=tuple((header.height, header.width) for _, header, _ in good),
+        offsets=tuple(at for _, _, at in good),
+        tasks=tuple(task for task, _, _ in good),
+        failures=tuple(Failure(image.task, image.error) for image in images if image.error is not None),
+        deferred=tuple(image.task for image in images if image.error is None and image.at is None),
+        report=report,
+    )
 
 
 def _report(
@@ -151,13 +185,10 @@ def _report(
 
 
 def _failed(request: BatchRequest, leftovers: Mapping[str, CacheSize], error: Exception) -> Batch:
-    why = f"failed to load image: {type(error).__name__}: {error}"
-    return Batch(
-        pixels=packing.flat(0),
-        shapes=(),
-        offsets=(),
-        tasks=(),
-        failures=tuple(Failure(task, why) for task in request.tasks),
-        deferred=(),
-        report=_report(leftovers),
-    )
+    images = [_Image(task, error=_in_words(error)) for task in request.tasks]
+    return _batch(images, packing.flat(0), _report(leftovers))
+
+
+def _in_words(error: Exception) -> str:
+    known = isinstance(error, DownloadError | DecodeError | packing.NoRoomError)
+    return f"failed to load image: {error if known else f'{type(error).__name__}: {error}'}"

@@ -8,6 +8,7 @@ from worker.antenna.schemas import Task
 from worker.ingest.download import download, image_session
 from worker.ingest.image_cache import ImageCache
 from worker.ingest.limits import ImageLimits
+from worker.ingest.staged_files import read_staged
 
 
 class ImageFiles:
@@ -28,14 +29,13 @@ class ImageFiles:
         data = self._staged(job_id, task)
         if data is None:
             data = self._cache.get(task.image_url)
-        return download(self._session, task.image_url, self._limits) if data is None else data
-
-    def keep(self, task: Task, data: bytes) -> None:
-        """Remember a file that is an image, for a task that comes again."""
-        self._cache.put(task.image_url, data)
+        if data is None:
+            data = download(self._session, task.image_url, self._limits)
+            self._cache.put(task.image_url, data)
+        return data
 
     def forget(self, task: Task) -> None:
-        """A file has turned out to be damaged."""
+        """A file has turned out to be no image, or a damaged one: it is downloaded anew if it is asked for."""
         self._cache.discard(task.image_url)
 
     def close(self) -> None:
@@ -44,8 +44,4 @@ class ImageFiles:
         self._cache.close()
 
     def _staged(self, job_id: int, task: Task) -> bytes | None:
-        if self._staging is None:
-            return None
-        from worker.ingest.staging import read_staged
-
-        return read_staged(self._staging, job_id, task)
+        return None if self._staging is None else read_staged(self._staging, job_id, task)

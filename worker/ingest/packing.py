@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
 from torch.utils.data import get_worker_info
+
+log = logging.getLogger(__name__)
+
+# The parent gives shared memory back with each batch that it has worked on.
+WAIT_S = 10.0
+_PAUSE_S = 0.2
+
+
+class NoRoomError(Exception):
+    """There is no memory, or no FD, for a single image; the text says of how many bytes."""
+
+
+def allot(sizes: Sequence[int], max_bytes: int | None) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """A tensor for images of these sizes in bytes, and where in it each of them begins.
+
+    These are fewer than the sizes if not all fit: as many as `max_bytes` allows, from the first on, and one at
+    least. Where shared memory is short they become fewer still.
+
+    Raises:
+        NoRoomError: not even the first could be had within `WAIT_S`.
+    """
+    count = fitting(sizes, max_bytes)
+    until = time.monotonic() + WAIT_S
+    while True:
+        fit = sizes[:count]
+        try:
+            return flat(sum(fit)), tuple(accumulate(fit, initial=0))[:count]
+        except (RuntimeError, OSError) as e:
+            log.warning("no shared memory for %s images of %s bytes: %s", count, sum(fit), e)
+            if count == 1 and time.monotonic() > until:
+                raise NoRoomError(f"no shared memory for {fit[0]} bytes: {e}") from e
+        if count == 1:
+            time.sleep(_PAUSE_S)
+        count = max(1, count // 2)
 
 
 def fitting(sizes: Sequence[int], max_bytes: int | None) -> int:
@@ -17,16 +53,11 @@ def fitting(sizes: Sequence[int], max_bytes: int | None) -> int:
     return max(within, min(1, len(sizes)))
 
 
-def offsets(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Where images of these sizes in bytes begin, one after another."""
-    return tuple(accumulate(sizes, initial=0))[: len(sizes)]
-
-
 def flat(size: int) -> torch.Tensor:
     """A tensor of `size` bytes; in a loader process in the shared segment that will travel.
 
     Raises:
-        RuntimeError: no room in /dev/shm, or no FD left.
+        RuntimeError, OSError: no room in /dev/shm, or no FD left.
     """
     if size == 0 or get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
