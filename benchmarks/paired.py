@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import subprocess
@@ -41,8 +42,11 @@ class Row:
 def cpu_ms(command: Sequence[str] | str) -> float:
     """CPU of a program and all that it waited for: user and system, in ms. A string goes through the shell."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Python code is compiled once, as pip does when it installs, and not in every run.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         command,
+        env=environment,
         shell=isinstance(command, str),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

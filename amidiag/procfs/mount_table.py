@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from amidiag.procfs.mounts import LOCAL
@@ -26,7 +27,7 @@ class Mount(NamedTuple):
     fs_options: str
 
 
-def read_mount_table(pid: int, name: str | None = None) -> list[Mount]:
+def read_mount_table(pid: int, name: str | None = None) -> Sequence[Mount]:
     """All mounts that process `pid` sees. Raises ProcessGone, ReaderExhausted."""
     return parse_mount_table(read_file(pid, "mountinfo", "the mount table", name))
 
@@ -36,9 +37,10 @@ def own_root() -> Mount | None:
     return mount_at("/", read_mount_table(os.getpid()))
 
 
-def parse_mount_table(data: bytes) -> list[Mount]:
+@lru_cache(maxsize=8)  # One look asks for the same tables, nearly always one and the same, several times.
+def parse_mount_table(data: bytes) -> Sequence[Mount]:
     """Parse `/proc/PID/mountinfo`."""
-    return [_parse(line) for line in data.decode("utf-8", "surrogateescape").splitlines()]
+    return tuple(_parse(line) for line in data.decode("utf-8", "surrogateescape").splitlines())
 
 
 def _parse(line: str) -> Mount:

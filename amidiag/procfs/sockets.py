@@ -67,7 +67,7 @@ def _one_of_each_namespace(pids: Iterable[int]) -> list[int]:
     return list(found.values())
 
 
-def rows(pid: int, table: str) -> list[list[str]]:
+def rows(pid: int, table: str, *, titles: int = 1) -> list[list[str]]:
     """The words of each line of `/proc/PID/net/TABLE` but the titles; empty where the kernel has no such table."""
     try:
         with open(f"/proc/{pid}/net/{table}", "rb") as file:
@@ -79,7 +79,7 @@ def rows(pid: int, table: str) -> list[list[str]]:
             return []  # It is just ending and has left its namespace.
         raise
     # Only a newline ends a line: the path of a unix socket may hold what `splitlines` takes for one too.
-    return [line.split() for line in text.split("\n")[1:] if line]
+    return [line.split() for line in text.split("\n")[titles:] if line]
 
 
 _EINVAL = 22
