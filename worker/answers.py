@@ -127,6 +127,7 @@ def _images(batch: Batch, device: torch.device, size: PassSize) -> list[torch.Te
             log.warning(
                 "too little memory on the device for the %s images of a batch: %s", len(batch.tasks), e
             )
+        size.failed(len(batch.tasks))
         empty_device_cache()
     return batch.images(HOST)
 

@@ -168,6 +168,22 @@ def test_an_image_for_which_there_is_no_memory_alone_is_answered_as_an_error() -
     assert ["CUDA out of memory" in a.result["error"] for a in answers] == [True] * 3
 
 
+def test_a_batch_that_does_not_fit_onto_the_device_goes_there_pass_by_pass() -> None:
+    class Large(Batch):
+        def images(self, device: torch.device) -> list[torch.Tensor]:
+            if device.type != "cpu":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return Batch.images(self, device)
+
+    pipeline, sizes = small(99), PassSizes()
+    one = batch(4)
+    large = Large(one.pixels, one.shapes, one.offsets, one.tasks, (), (), one.report)
+    for _ in range(2):
+        answers = answer(large, lambda: pipeline, torch.device("meta"), sizes)
+        assert not [a for a in answers if "error" in a.result]
+    assert pipeline.passes == [2, 2, 2, 2]
+
+
 def test_the_size_is_kept_for_the_next_batches_and_grows_back() -> None:
     pipeline, sizes = small(2), PassSizes()
     answer(batch(8), lambda: pipeline, CPU, sizes)

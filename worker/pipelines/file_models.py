@@ -85,9 +85,7 @@ class FileDetector:
             start = time.perf_counter()
             output = self._network(self._prepare(torch.stack([self._framed(image) for image in batch])))
             _check_boxes(output, len(batch))
-            found = [
-                self._found(rows, image) for rows, image in zip(output.float().tolist(), batch, strict=True)
-            ]
+            found = [self._found(rows, image) for rows, image in zip(output.float(), batch, strict=True)]
             share = (time.perf_counter() - start) / len(batch)
             answers.extend(Located(of_image, share) for of_image in found)
         return answers
@@ -99,13 +97,10 @@ class FileDetector:
         )[0]
         return nnf.pad(small, (0, self._size[1] - width, 0, self._size[0] - height))
 
-    def _found(self, rows: list[list[float]], image: Tensor) -> tuple[Found, ...]:
-        # A score that is no number is below every threshold, and such a box has no size.
-        candidates = [
-            Found((x1, y1, x2, y2), min(score, 1.0))
-            for x1, y1, x2, y2, score in rows
-            if score >= self._threshold and x2 > x1 and y2 > y1
-        ]
+    def _found(self, rows: Tensor, image: Tensor) -> tuple[Found, ...]:
+        # What is no number is not above anything either. Few of thousands of rows are a box.
+        boxes = rows[(rows[:, 4] >= self._threshold) & (rows[:, 2:4] > rows[:, :2]).all(dim=1)]
+        candidates = [Found((x1, y1, x2, y2), min(score, 1.0)) for x1, y1, x2, y2, score in boxes.tolist()]
         return to_source(distinct(candidates), _fitting(image, self._size), image)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,7 @@ class _Reader:
                 self.problem(place, f"the file {written} cannot be read: {reason}")
                 return None
             labels = [line.strip() for line in text.splitlines() if line.strip()]
-        twice = next((label for label in labels if labels.count(label) > 1), None)
+        twice = next((label for label, times in Counter(labels).items() if times > 1), None)
         if not labels or twice is not None:
             self.problem(place, "must not be empty" if twice is None else f"the label {twice!r} comes twice")
             return None

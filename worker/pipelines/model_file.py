@@ -48,16 +48,6 @@ class LoadedModel:
         return self._network(filled)[:count]
 
 
-def check_sha256(file: ModelFile) -> None:
-    """Compare a file with the sum in its manifest, if there is one.
-
-    Raises:
-        ModelError: it is another, or the file cannot be read.
-    """
-    with _opened(file.path) as stream:
-        _check_sha256(file, stream)
-
-
 def load_model(
     file: ModelFile, device: torch.device, batch_size: int, check: Callable[[Any, int], object]
 ) -> LoadedModel:
@@ -154,7 +144,7 @@ def _exported(stream: IO[bytes], device: torch.device) -> Network:
     with _no_pickles():
         program = torch.export.load(stream)
     # It has no evaluation mode: that was chosen when it was exported.
-    module: nn.Module = _moved(program, device).module()
+    module: nn.Module = _moved(program, device).module().to(device)
     return _without_gradients(module)
 
 
@@ -168,9 +158,11 @@ def _without_gradients(module: nn.Module) -> nn.Module:
 def _moved(program: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return program
-    # Tensors that the program makes by itself have their device written into it.
-    from torch.export.passes import move_to_device_pass
-
+    try:
+        # Tensors that the program makes by itself have their device written into it.
+        from torch.export.passes import move_to_device_pass
+    except ImportError:
+        return program  # torch 2.5
     return move_to_device_pass(program, device)
 
 
