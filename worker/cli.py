@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import socket
 import sys
 from datetime import UTC, datetime
@@ -181,8 +182,12 @@ def _log_to_stderr(level: str) -> None:
         raise typer.BadParameter(
             f"{level!r}: must be one of {', '.join(LOG_LEVELS)}", param_hint="--log-level"
         )
+    # Of several workers that write to one place each line says whose it is.
+    whose = "[%(process)d] " if "AMIDIAG_PARENT_FD" in os.environ else ""
     logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+        level=level.upper(),
+        stream=sys.stderr,
+        format=f"%(asctime)s {whose}%(levelname)-7s %(name)s: %(message)s",
     )
     # torch warns once per loader about pinning without an accelerator: into the log with it, not past it.
     logging.captureWarnings(capture=True)

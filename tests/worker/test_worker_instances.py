@@ -157,7 +157,7 @@ def test_polls_that_are_counted_are_done_by_each(server: AntennaServer, several:
     assert err.count(" drained") == 2
     assert "the others drain" not in err
     for child in children:
-        assert f"worker {child.pid}: torch" in err
+        assert f"[{child.pid}] INFO    worker.service: worker {child.pid}: torch" in err
 
 
 def test_the_end_of_one_drains_the_others_and_the_worst_code_counts(several: Several) -> None:
