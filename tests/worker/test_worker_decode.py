@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from worker.ingest.decode import DecodeError, decode
+from worker.ingest import decode as module
+from worker.ingest.decode import DecodeError
+from worker.ingest.orientation import Pixels
 
 HEIGHT, WIDTH = 40, 64
+EOI = b"\xff\xd9"
+
+
+def decode(data: bytes, max_pixels: int = 200_000_000) -> Pixels:
+    return module.decode(data, max_pixels)
 
 
 def gradient() -> Image.Image:
@@ -85,9 +92,9 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
         (b"<html>gone</html>", "not an image"),
         (encoded(gradient(), "JPEG")[:-200], "truncated"),
         (encoded(gradient(), "PNG")[:80], "truncated"),
-        (b"\xff\xd8\xff\xe0" + bytes(100), "not an image"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "no header of an image"),
         (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point"),
-        (EPS, "EPS is a program"),
+        (EPS, "not an image"),
         (cut_png(13_900, 13_900), "truncated"),
         (cut_png(14_200, 14_200), "more than the limit of 200000000"),
         (cut_png(100_000, 100_000), "limit"),
@@ -99,9 +106,111 @@ def test_what_cannot_be_decoded_says_why(data: bytes, why: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_an_image_beyond_the_limit_is_refused_before_it_is_decoded(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.ingest.decode.MAX_PIXELS", HEIGHT * WIDTH - 1)
+def test_an_image_beyond_the_limit_is_refused_before_it_is_decoded(kind: str) -> None:
     with pytest.raises(DecodeError, match="more than the limit"):
-        decode(encoded(gradient(), kind))
+        module.read_header(encoded(gradient(), kind), HEIGHT * WIDTH - 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_put_upright_and_its_header_says_so(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(gradient(), kind, exif=exif, **how)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    header = module.read_header(data, 10**9)
+    assert (header.height, header.width) == upright.shape[:2]
+    assert np.abs(decode(data).astype(int) - upright.astype(int)).max() <= 2
+
+
+def test_the_orientation_of_a_png_counts_also_behind_the_picture() -> None:
+    exif = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0112, 3, 1, 6, 0)
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    plain = encoded(gradient(), "PNG")
+    turned = np.asarray(gradient().transpose(Image.Transpose.ROTATE_270))
+    assert np.array_equal(decode(plain[:-12] + chunk + plain[-12:]), turned)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"nonsense", b"II*\0\xff\xff\xff\xff"]
+)
+def test_broken_exif_data_leave_the_image_as_it_is(exif: bytes) -> None:
+    assert decode(encoded(gradient(), "JPEG", exif=b"Exif\0\0" + exif)).shape == (HEIGHT, WIDTH, 3)
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"progressive": True},
+    {"optimize": True},
+    {"restart_marker_blocks": 3},
+    {"keep_rgb": True},
+]
+
+
+def noisy(mode: str = "RGB") -> Image.Image:
+    grain = np.random.default_rng(1).integers(-20, 20, (HEIGHT, WIDTH, 3))
+    pixels = np.asarray(gradient()).astype(int) + grain
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("how", KINDS, ids=str)
+def test_a_jpeg_of_which_a_part_is_missing_is_an_error_however_its_end_looks(
+    mode: str, how: dict[str, Any]
+) -> None:
+    whole = encoded(noisy(mode), "JPEG", **(how if mode == "RGB" else how | {"keep_rgb": False}))
+    first = whole.index(b"\xff\xda")
+    # Damage to the last bytes alone cannot be told from padding.
+    for at in range(first, len(whole) - 10, 7):
+        cut, lost = whole[:at], len(whole) - at
+        for rest in (b"", EOI, bytes(lost), bytes(lost - 2) + EOI, EOI + b"trailing"):
+            with pytest.raises(DecodeError):
+                decode(cut + rest)
+
+
+def with_odd_numbers(data: bytes) -> bytes:
+    odd = bytearray(data)
+    odd[odd.index(b"JFIF") + 5] = 9
+    scan = odd.index(b"\xff\xda")
+    end = scan + 2 + int.from_bytes(odd[scan + 2 : scan + 4])
+    odd[end - 3 : end] = bytes(3)
+    return bytes(odd)
+
+
+@pytest.mark.parametrize(
+    "quirk",
+    [
+        lambda data: data[:-2],
+        lambda data: data[:-2] + bytes(5000),
+        lambda data: data[:-2] + bytes(50) + EOI,
+        lambda data: data[:-2] + b"\x12\x34\x56" * 4 + EOI,
+        lambda data: data[:-2] + b"\xff\xff\xff" + EOI,
+        lambda data: data + b"trailing",
+        lambda data: data + bytes(5000),
+        lambda data: data + data,
+        with_odd_numbers,
+        lambda data: with_odd_numbers(data)[:-2],
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"optimize": True}, {"restart_marker_blocks": 3}], ids=str)
+def test_a_jpeg_with_a_quirk_is_taken_where_nothing_of_the_picture_is_missing(
+    quirk: Any, how: dict[str, Any]
+) -> None:
+    data = encoded(noisy(), "JPEG", **how)
+    assert np.array_equal(decode(quirk(data)), decode(data))
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
+    data = encoded(noisy(), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(DecodeError, match="more than 200 scans"):
+        decode(data[:-2] + last * 300 + EOI)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_an_image_of_another_format_that_is_cut_is_an_error(kind: str) -> None:
+    data = encoded(noisy(), kind)
+    for at in range(1, len(data) * 9 // 10, len(data) // 40):
+        with pytest.raises(DecodeError):
+            decode(data[:at])

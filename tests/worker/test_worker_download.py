@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import io
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from worker.ingest import download as module
-from worker.ingest.download import DownloadError, download, image_session
+from worker.ingest.download import DownloadError, download, download_to, image_session
+from worker.ingest.limits import ImageLimits
 
 pytestmark = pytest.mark.timeout(60)
 
 Speak = Callable[[socket.socket], None]
-Fetch = Callable[[Speak], bytes]
+Fetch = Callable[..., bytes]
+
+WIDE = ImageLimits(max_bytes=1 << 24, max_pixels=1 << 24, timeout_s=30.0)
 
 
 @pytest.fixture
@@ -37,9 +41,10 @@ def fetch() -> Iterator[Fetch]:
                 except OSError:
                     continue
 
-    def get(speak: Speak) -> bytes:
+    def get(speak: Speak, **limits: float) -> bytes:
         threading.Thread(target=serve, args=(speak,), daemon=True).start()
-        return download(session, f"http://127.0.0.1:{listener.getsockname()[1]}/a.jpg")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.jpg"
+        return download(session, url, replace(WIDE, **limits))  # type: ignore[arg-type]
 
     yield get
     listener.shutdown(socket.SHUT_RDWR)
@@ -52,21 +57,36 @@ def head(*lines: str, status: str = "200 OK") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "start", [head("Content-Length: 999999"), head("Transfer-Encoding: chunked") + b"F423F\r\n"]
+    "start",
+    [
+        head("Content-Length: 999999"),
+        head("Transfer-Encoding: chunked") + b"F423F\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Slow: ",
+    ],
+    ids=["body", "chunk", "headers"],
 )
-def test_a_body_that_drips_is_given_up_after_the_limit(
-    fetch: Fetch, start: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "TOTAL_TIMEOUT_S", 0.5)
-
+def test_what_drips_is_given_up_after_the_limit(fetch: Fetch, start: bytes) -> None:
     def drip(connection: socket.socket) -> None:
         connection.sendall(start)
         while True:
             connection.sendall(b"x")
             time.sleep(0.05)
 
-    with pytest.raises(DownloadError, match="not finished after"):
-        fetch(drip)
+    with pytest.raises(DownloadError, match=r"not finished after 0\.5 s"):
+        fetch(drip, timeout_s=0.5)
+
+
+def test_silence_ends_at_the_limit(fetch: Fetch) -> None:
+    over = threading.Event()
+    with pytest.raises(DownloadError, match=r"not finished after 0\.3 s"):
+        fetch(lambda connection: over.wait(20) and None, timeout_s=0.3)
+    over.set()
+
+
+def test_redirects_without_an_end_are_an_error(fetch: Fetch) -> None:
+    again = head("Location: /a.jpg", "Content-Length: 0", status="302 Found")
+    with pytest.raises(DownloadError, match="TooManyRedirects"):
+        fetch(lambda connection: connection.sendall(again))
 
 
 @pytest.mark.parametrize("status", ["503 Busy", "429 Too Many Requests"])
@@ -82,18 +102,14 @@ def test_a_server_that_is_busy_does_not_decide_how_long_the_loader_sleeps(fetch:
     assert len(answered) == 3
 
 
-def test_a_body_beyond_the_limit_is_not_read_to_its_end(
-    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
-
+def test_a_body_beyond_the_limit_is_not_read_to_its_end(fetch: Fetch) -> None:
     def flood(connection: socket.socket) -> None:
         connection.sendall(head())
         while True:
             connection.sendall(bytes(1 << 16))
 
     with pytest.raises(DownloadError, match="more than 1048576 bytes"):
-        fetch(flood)
+        fetch(flood, max_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +143,37 @@ def test_the_signature_of_an_address_is_not_logged(caplog: pytest.LogCaptureFixt
     caplog.set_level("DEBUG")
     session = image_session(1)
     with pytest.raises(DownloadError) as e:
-        download(session, "http://127.0.0.1:1/a.jpg?signature=hush")
+        download(session, "http://127.0.0.1:1/a.jpg?signature=hush", WIDE)
     session.close()
     assert "hush" not in caplog.text + str(e.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/a.jpg", "http://a..b/a.jpg", "ftp://127.0.0.1/a.jpg", "a.jpg", ""]
+)
+def test_an_address_that_is_none_is_an_error_of_the_download(url: str) -> None:
+    session = image_session(1)
+    with pytest.raises(DownloadError):
+        download(session, url, WIDE)
+    session.close()
+
+
+def test_a_file_that_cannot_be_written_is_no_error_of_the_download() -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(head("Content-Length: 3") + b"abc")
+
+    threading.Thread(target=serve, daemon=True).start()
+    session = image_session(1)
+    with pytest.raises(OSError, match="No space left"):
+        download_to(session, f"http://127.0.0.1:{server.getsockname()[1]}/", WIDE, Full())
+    session.close()
+    server.close()

@@ -77,7 +77,7 @@ def decode_into(data: bytes, header: Header, out: Pixels) -> None:
             jpeg.decode_into(data, header.colour, as_read)
             stored[...] = as_read
     except Exception as e:
-        raise DecodeError(f"damaged or cut: {_reason(e)}") from e
+        raise DecodeError(f"truncated or damaged: {_reason(e)}") from e
 
 
 def decode(data: bytes, max_pixels: int) -> Pixels:
