@@ -1,4 +1,4 @@
-"""`ami worker run | register | settings`. Only what a command needs is imported when it runs."""
+"""`ami worker run | register | settings | tune`. Only what a command needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker import exit_codes
 from worker.cpu import wait_passively
 
 if TYPE_CHECKING:
-    from amidiag.model import SettingsData
+    from amidiag.model import SettingsData, TuneData
     from worker.settings import Loaded, SettingsError, WorkerSettings
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -138,6 +138,60 @@ def settings_command(
     _say_remarks(loaded)
 
 
+TUNE_HELP = """\
+Measure a few real tasks and recommend settings, with the memory that they will take.
+
+The tasks are worked on as `ami worker run` does, and answered: none is lost.
+
+Examples:
+
+  ami worker tune                         tasks of any job that waits
+
+  ami worker tune --job 12                tasks of one job
+
+  ami worker tune --pipeline moth_binary --write .env
+
+Exit codes: 0 done, or no task to measure; 69 server unreachable, 70 internal error, 77 refused by the server
+(401 or 403), 78 bad settings or model files."""
+
+
+@worker_app.command("tune", help=TUNE_HELP)
+def tune_command(
+    job: Annotated[int | None, typer.Option("--job", help="Job id; default: any that has tasks.")] = None,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Only jobs of this pipeline.")] = None,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, max=64, help="How many tasks to work on.")] = 8,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Put what is to be changed into this .env file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+    env_file: EnvFile = None,
+    log_level: LogLevel = "warning",
+) -> None:
+    _log_to_stderr(log_level)
+    loaded = _read_or_exit(env_file)
+    _say_remarks(loaded)
+    wait_passively()
+    from worker import tune, tune_report
+    from worker.settings import SettingsError
+
+    try:
+        data, missing = tune.tune(loaded, job=job, pipeline=pipeline, tasks=tasks)
+        if write is not None and missing is None:
+            data = tune.write(data, write)
+    except SettingsError as e:
+        _bad_settings(e)
+    except tune.FAILURES as e:
+        _fail(*tune.failed(e, loaded.settings))
+    if missing is not None:
+        print(f"ami: {missing}: nothing is recommended", file=sys.stderr)
+    if as_json:
+        _print_envelope(data, exit_codes.DRAINED, command="worker tune")
+    else:
+        print(tune_report.text(data))
+
+
 def run() -> None:
     """The entry point of the command `ami`."""
     try:
@@ -225,11 +279,11 @@ def _fail_now(text: str) -> NoReturn:
     sys.exit(exit_codes.BAD_SETTINGS)
 
 
-def _print_envelope(data: SettingsData, code: int) -> None:
+def _print_envelope(data: SettingsData | TuneData, code: int, *, command: str = "worker settings") -> None:
     from amidiag.model import Envelope
 
     envelope = Envelope(
-        command="worker settings",
+        command=command,
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         host=socket.gethostname(),
         exit_code=code,

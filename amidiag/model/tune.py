@@ -28,7 +28,8 @@ class TuneMachine:
 class TuneSample:
     """Real tasks that were worked on and answered. Times are seconds per image, wall-clock.
 
-    `pixels`: of a rather large image, the mean of the larger half. `parent_bytes`: private memory of the worker
+    `pixels`: of a rather large image, the mean of the larger half. `download_s` is the share of an image where so
+    many as `downloads_at_once` were under way. `parent_bytes`: private memory of the worker
     with its pipeline; `work_bytes`: what the pipeline needed besides, for each image that it took at once.
     """
 
@@ -40,6 +41,7 @@ class TuneSample:
     largest_pixels: int
     file_bytes: int
     download_s: float
+    downloads_at_once: int
     decode_s: float
     inference_s: float
     parent_bytes: int
