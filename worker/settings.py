@@ -113,7 +113,8 @@ class WorkerSettings(BaseModel):
     )
     pipelines: str = _setting(
         "",
-        "Pipelines to work for, as a comma-separated list of slugs. Empty means all that are built in.",
+        "Pipelines to work for, as a comma-separated list of slugs. Empty means all that there are: the built-in ones and "
+        "those in AMI_MODELS_DIR.",
         "slugs separated by commas, or empty",
     )
     num_workers: int = _setting(
@@ -207,13 +208,16 @@ class WorkerSettings(BaseModel):
         "a directory that exists or can be made, or empty",
     )
     staging_max_bytes: Size = _setting(
-        8 * 1024**3, "Most that the staging directory may hold.", SIZE_IN_WORDS, gt=0
+        8 * 1024**3,
+        "Most that the staging directory may hold, of all workers that share it.",
+        SIZE_IN_WORDS,
+        gt=0,
     )
     memory_budget: str = _setting(
         "70%",
         "Memory that the worker with its loader processes may use: a size, or a share of what cgroup and host "
         "leave at its start. Batches in flight are held back and made smaller before it is passed. 0 means no "
-        "budget, as in the public worker.",
+        "budget, as in the public worker. Of several instances each has its part.",
         f"a percentage up to 100 %, {SIZE_IN_WORDS}, or 0",
     )
     autotune: bool = _setting(

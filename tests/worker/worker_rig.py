@@ -25,6 +25,7 @@ def environment(tmp_path: Path, server: AntennaServer | None, **settings: object
         "AMI_ANTENNA_API_AUTH_TOKEN": TOKEN,
         "AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": "fork",
         "AMI_ANTENNA_IDLE_SLEEP_SECONDS": "0.05",
+        "AMI_INSTANCES": "1",
         "AMIDIAG_RUNTIME_DIR": str(tmp_path / "run"),
     }
     if server is not None:
