@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,8 +19,10 @@ from worker.antenna.posting import ResultPoster
 from worker.antenna.schemas import AntennaError, BadAnswerError, Job, UnauthorizedError, UnavailableError
 from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
-from worker.guard.budget import Budget
+from worker.guard.budget import Budget, tree_usage
+from worker.guard.throttle import HIGH
 from worker.guard.tuner import JobTuner, Tuning
+from worker.guard.words import size_in_words
 from worker.ingest.batch import Batch
 from worker.ingest.limits import ImageLimits
 from worker.ingest.loader import Loader, LoaderError, serves_many_jobs
@@ -200,7 +203,22 @@ class Worker:
                 self._caches.end_of_job(job.id, loader)
             except LoaderError as e:
                 log.warning("job %s: the caches of the loader could not be emptied: %s", job.id, e)
+            self._give_back(loader)
         return tally
+
+    def _give_back(self, loader: Loader) -> None:
+        """End a loader whose processes keep so much that batches are held back though nothing is in flight."""
+        budget = self._budget.bytes
+        if budget is None or not self._tuning.held_back:
+            return
+        usage = tree_usage(os.getpid()).total
+        if usage >= HIGH * budget:
+            log.info(
+                "%s of %s in use between two jobs: the loader is ended, and built anew when there is a task",
+                size_in_words(usage),
+                size_in_words(budget),
+            )
+            loader.close()
 
     def _process(self, job: Job, batch: Batch) -> tuple[int, int]:
         """Answer a batch. Returns how many images that were, and how many of them errors."""

@@ -113,8 +113,8 @@ class WorkerSettings(BaseModel):
     )
     pipelines: str = _setting(
         "",
-        "Pipelines to work for, as a comma-separated list of slugs. Empty means all that there are: the built-in ones and "
-        "those in AMI_MODELS_DIR.",
+        "Pipelines to work for, as a comma-separated list of slugs. Empty means all that there are: the built-in "
+        "ones and those in AMI_MODELS_DIR.",
         "slugs separated by commas, or empty",
     )
     num_workers: int = _setting(

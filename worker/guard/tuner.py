@@ -36,6 +36,11 @@ class Tuning:
         self._of_jobs: OrderedDict[int, Learnt] = OrderedDict()
         self._of_slugs: dict[str, Learnt] = {}
 
+    @property
+    def held_back(self) -> int:
+        """Bytes of the budget that are held back now, since more was used than planned."""
+        return self._throttle.held_back if self._throttle is not None else 0
+
     def for_job(self, job_id: int, slug: str) -> JobTuner:
         """The tuner of a job, which begins with what is known of it, else of the last job of its pipeline."""
         learnt = self._of_jobs.pop(job_id, None)
