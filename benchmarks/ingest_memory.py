@@ -32,7 +32,6 @@ from worker.guard.memory_model import MIB, Case, Prediction, predict
 
 HERE = Path(__file__).parent
 SMALL, MIDDLE, LARGE = (640, 480), (2048, 1536), (4096, 3072)
-ROUNDS = 3
 TOLERANCE = 0.15
 MOST_OF_THE_MACHINE = 0.6
 LOADER = "AMI_ANTENNA_API_DATALOADER_"
@@ -50,6 +49,11 @@ class Setup:
     mode: str = ""
     pipeline: str = ""
     more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rounds(self) -> int:
+        """How many batches: so many that the tuner has made up its mind."""
+        return 6 if "budget" in self.mode else 3
 
     def environment(self, staging: str) -> dict[str, str]:
         """What the process is started with: no tuning and no budget, unless the mode is one."""
@@ -104,7 +108,7 @@ def measure(setup: Setup, origin: str, file_bytes: int) -> Result:
         )
         try:
             with Watch(process.pid) as watch:
-                said, full = _rounds(process, watch)
+                said, full = _rounds(process, watch, setup.rounds)
                 peak = watch.peak
         finally:
             process.communicate()
@@ -113,14 +117,12 @@ def measure(setup: Setup, origin: str, file_bytes: int) -> Result:
     return Result(setup, predict(case_of(setup, file_bytes, said)), peak, full, said)
 
 
-def _rounds(process: subprocess.Popen[str], watch: Watch) -> tuple[dict[str, Any], bool]:
+def _rounds(process: subprocess.Popen[str], watch: Watch, rounds: int) -> tuple[dict[str, Any], bool]:
     """Some batches, each kept until all that may be loaded ahead has been."""
     assert process.stdin is not None and process.stdout is not None
     said: dict[str, Any] = {}
     full = True
-    for _ in range(ROUNDS):
-        process.stdin.write("\n")
-        process.stdin.flush()
+    for _ in range(rounds):
         line = process.stdout.readline()
         if not line:
             break
@@ -134,7 +136,7 @@ def _rounds(process: subprocess.Popen[str], watch: Watch) -> tuple[dict[str, Any
 def case_of(setup: Setup, file_bytes: int, said: dict[str, Any] | None = None) -> Case:
     """The same in the words of the model. `said`: what the tuner made of it."""
     depth = said["depth"] if said else setup.prefetch * setup.loaders
-    each = (ROUNDS + depth) * setup.batch * file_bytes // setup.loaders
+    each = (setup.rounds + depth) * setup.batch * file_bytes // setup.loaders
     return Case(
         pixels=setup.size[0] * setup.size[1],
         file_bytes=file_bytes,

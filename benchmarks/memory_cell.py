@@ -20,6 +20,7 @@ from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.schemas import Task
 from worker.cpu import set_torch_threads
+from worker.draining import Drain
 from worker.guard.budget import Budget
 from worker.guard.tuner import Tuning
 from worker.ingest.batch import Batch
@@ -30,6 +31,7 @@ from worker.ingest.source import JobSource
 from worker.ingest.staging import Stager
 from worker.pipelines import Pipeline, load_pipeline
 from worker.settings import WorkerSettings, read
+from worker.visit import Visit
 
 JOB = 1
 
@@ -66,49 +68,57 @@ class Cell:
         if pipeline:
             self._pipeline = load_pipeline(pipeline, device=torch.device("cpu"))
         self.tuner = Tuning(settings, Budget.of(settings)).for_job(JOB, "cell")
-        self._source = JobSource(
+        self._drain = Drain()
+        pace = Pace(settings.visibility_timeout_s)
+        source = JobSource(
             client,
             self._journal,
             self.tuner,
-            Pace(settings.visibility_timeout_s),
+            pace,
             job_id=JOB,
-            stopping=lambda: False,
+            drain=self._drain,
             first_task=lambda: None,
             stager=self._stager,
         )
+        source.look()
         self._loader = Loader(settings)
+        self._visit = Visit(
+            source,
+            self._loader,
+            job_id=JOB,
+            tuner=self.tuner,
+            pace=pace,
+            drain=self._drain,
+            process=self._take,
+            measure=False,
+        )
 
     def run(self) -> None:
         """One batch for each line of input."""
-        self._source.look()
-        self._loader.begin(self._source)
-        while sys.stdin.readline():
-            batch = self._loader.next()
-            if batch is None or batch.failures:
-                sys.exit(f"the loader gave {batch and batch.failures}")
-            self._take(batch)
+        self._visit.run()
         self._loader.close()
         if self._stager is not None:
             self._stager.close()
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, batch: Batch) -> tuple[int, int]:
+        if batch.failures:
+            sys.exit(f"the loader failed: {batch.failures[0].error}")
         if self._pipeline is not None:
             self._pipeline.process(batch.images(torch.device("cpu")))
         plan = self.tuner.plan()
         said = {
             "images": len(batch.tasks),
             "bytes": batch.bytes,
-            "file_bytes": batch.report.file_bytes,
             "depth": plan.depth,
             "batch_bytes": plan.batch_bytes,
         }
         print(json.dumps(said), flush=True)
         # Kept until it is told to go on: the batch that is being worked on.
-        if not sys.stdin.readline():
-            return
+        self._drain.requested = not sys.stdin.readline()
         self._journal.answered(JOB, [task.id for task in batch.tasks])
         if self._stager is not None:
             self._stager.done(JOB, batch.tasks)
+        return len(batch.tasks), 0
 
 
 def main() -> None:

@@ -47,8 +47,8 @@ def _sample(sample: TuneSample) -> str:
             "all are answered",
             f"  image       {sample.pixels / 1e6:.2f} megapixels (largest {sample.largest_pixels / 1e6:.2f}), "
             f"{size_in_words(sample.file_bytes)} a file",
-            f"  per image   download {_ms(sample.download_s)} ({sample.downloads_at_once} at once), decode {_ms(sample.decode_s)}, inference "
-            f"{_ms(sample.inference_s)}",
+            f"  per image   download {_ms(sample.download_s)} ({sample.downloads_at_once} at once), "
+            f"decode {_ms(sample.decode_s)}, inference {_ms(sample.inference_s)}",
             f"  the worker  {size_in_words(sample.parent_bytes)} with its pipeline, and "
             f"{size_in_words(sample.work_bytes)} for each image that it takes at once",
         ]
