@@ -82,7 +82,7 @@ class _Reader(io.RawIOBase):
             if left <= 0:
                 raise TimeoutError("the deadline is over")
             self._sock.settimeout(left if self._usual is None else min(left, self._usual))
-        return self._raw.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()
@@ -92,7 +92,7 @@ class _Reader(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_Reader(self.fp.detach(), sock))  # type: ignore[attr-defined]
+        self.fp = io.BufferedReader(_Reader(self.fp.detach(), sock))
 
 
 class _Connection(HTTPConnection):
