@@ -249,7 +249,8 @@ class WorkerSettings(BaseModel):
     )
     cache_drain: bool = _setting(
         True,
-        "Empty the registered caches of every process, loaders included, at the end of each job.",
+        "Empty the caches of every process, loaders included, at the end of each job. The cache of image files, "
+        "which has its own limit, stays.",
         "true or false",
     )
     antenna_max_pending_posts: int = _setting(

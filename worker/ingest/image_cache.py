@@ -12,7 +12,7 @@ NAME = "images"
 
 
 class ImageCache:
-    """Files by their address, of at most `max_bytes` together; with 0 it keeps none. Safe for threads.
+    """Files by their key, of at most `max_bytes` together; with 0 it keeps none. Safe for threads.
 
     It is registered as `NAME` until it is closed.
     """
@@ -25,28 +25,28 @@ class ImageCache:
         if max_bytes > 0:
             caches.register(NAME, size=self.size, drain=self.clear, bounded=True)
 
-    def get(self, url: str) -> bytes | None:
+    def get(self, key: str) -> bytes | None:
         """The file, which is now the one used last."""
         with self._lock:
-            if url in self._files:
-                self._files.move_to_end(url)
-            return self._files.get(url)
+            if key in self._files:
+                self._files.move_to_end(key)
+            return self._files.get(key)
 
-    def put(self, url: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """Keep a file, if it is not larger than all that may be kept."""
         with self._lock:
-            self._drop(url)
-            if _cost(url, data) > self._max_bytes:
+            self._drop(key)
+            if _cost(key, data) > self._max_bytes:
                 return
-            self._files[url] = data
-            self._bytes += _cost(url, data)
+            self._files[key] = data
+            self._bytes += _cost(key, data)
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._files)))
 
-    def discard(self, url: str) -> None:
+    def discard(self, key: str) -> None:
         """Keep a file no longer."""
         with self._lock:
-            self._drop(url)
+            self._drop(key)
 
     def clear(self) -> None:
         """Keep none of the files."""
@@ -55,7 +55,7 @@ class ImageCache:
             self._bytes = 0
 
     def size(self) -> caches.CacheSize:
-        """How many files it keeps, and the bytes that they and their addresses need."""
+        """How many files it keeps, and the bytes that they and their keys need."""
         with self._lock:
             return caches.CacheSize(len(self._files), self._bytes)
 
@@ -65,11 +65,11 @@ class ImageCache:
         if self._max_bytes > 0:
             caches.forget(NAME)
 
-    def _drop(self, url: str) -> None:
-        data = self._files.pop(url, None)
+    def _drop(self, key: str) -> None:
+        data = self._files.pop(key, None)
         if data is not None:
-            self._bytes -= _cost(url, data)
+            self._bytes -= _cost(key, data)
 
 
-def _cost(url: str, data: bytes) -> int:
-    return sys.getsizeof(data) + sys.getsizeof(url)
+def _cost(key: str, data: bytes) -> int:
+    return sys.getsizeof(data) + sys.getsizeof(key)

@@ -7,6 +7,7 @@ from pathlib import Path
 from worker.antenna.schemas import Task
 from worker.ingest.download import download, image_session
 from worker.ingest.image_cache import ImageCache
+from worker.ingest.image_key import image_key
 from worker.ingest.limits import ImageLimits
 from worker.ingest.staged_files import read_staged
 
@@ -28,15 +29,15 @@ class ImageFiles:
         """
         data = self._staged(job_id, task)
         if data is None:
-            data = self._cache.get(task.image_url)
+            data = self._cache.get(image_key(task))
         if data is None:
             data = download(self._session, task.image_url, self._limits)
-            self._cache.put(task.image_url, data)
+            self._cache.put(image_key(task), data)
         return data
 
     def forget(self, task: Task) -> None:
         """A file has turned out to be no image, or a damaged one: it is downloaded anew if it is asked for."""
-        self._cache.discard(task.image_url)
+        self._cache.discard(image_key(task))
 
     def close(self) -> None:
         """End the connections and the cache."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from worker.antenna.schemas import Task
 from worker.ingest.download import DownloadError
+from worker.ingest.image_key import image_key
 
 IMAGE, ERROR, PARTIAL = ".image", ".error", ".partial"
 KEPT_S = 86400.0
@@ -34,8 +35,7 @@ def staged_path(directory: Path, job_id: int, task: Task) -> Path:
     The name is a hash of the image's id and of its address without query: a signature that is made anew
     for each delivery changes nothing, and no address can be read from a name.
     """
-    address = re.split(r"[?#]", task.image_url, maxsplit=1)[0]
-    of = f"{address}\0{task.image_id}".encode("utf-8", "surrogatepass")
+    of = image_key(task).encode("utf-8", "surrogatepass")
     return directory / f"job-{job_id}" / (hashlib.blake2b(of, digest_size=20).hexdigest() + IMAGE)
 
 
