@@ -245,8 +245,8 @@ def bounds(plain: Sequence[Result], held: Sequence[Result]) -> list[tuple[bool, 
     return found
 
 
-def ratio(plain: Sequence[Result]) -> None:
-    """The part of the ablation that memory alone answers."""
+def pinning(plain: Sequence[Result]) -> None:
+    """What page-locked copies would take."""
     print("\nPinned or not: not measured here, it takes a GPU. The model says (12 MP, batch 8, MiB):\n")
     print("| prefetch | total unpinned | pinned | of that page-locked |\n|---|---|---|---|")
     case = next((case_of(r.setup, 3 * MIB) for r in plain if r.setup.size == LARGE), None)
@@ -269,7 +269,7 @@ def main() -> None:
     worst = max((*plain, *held), key=lambda r: abs(r.error))
     checks = bounds(plain, held)
     checks.append((all(r.good for r in (*plain, *held)), f"largest error {worst.error:+.1%}, wanted ≤ 15 %"))
-    ratio(plain)
+    pinning(plain)
     print()
     for kept, text in checks:
         print(f"- {'kept' if kept else 'NOT KEPT'}: {text}")

@@ -57,7 +57,8 @@ def look_at_machine(settings: WorkerSettings) -> TuneMachine:
     around = _around()
     cgroup = around.cgroup if around is not None else None
     shm = around.dev_shm if around is not None else None
-    budget = Budget.of(settings, instances=max(1, settings.instances))
+    # As `ami worker run` starts them: one for each GPU, or as many as are set.
+    budget = Budget.of(settings, instances=settings.instances or max(1, torch.cuda.device_count()))
     return TuneMachine(
         memory_total=around.memory_total if around is not None else None,
         memory_available=around.memory_available if around is not None else None,
