@@ -144,16 +144,14 @@ def open_modes(pid: int, fds: Sequence[str]) -> list[int | None]:
     """`open_mode` of several FDs of a process, None of what is closed by now. Raises ReaderExhausted."""
     try:
         directory = open_directory(pid)
+        try:
+            return [_mode_if_open(fd, directory) for fd in fds]
+        finally:
+            os.close(directory)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return [None] * len(fds)  # It has just ended, or changed its user.
     except OSError as error:
         raise explain(error, pid, None, "the FDs") from error
-    try:
-        return [open_mode(fd, directory) for fd in fds]
-    except FileNotFoundError:
-        return [_mode_if_open(fd, directory) for fd in fds]
-    finally:
-        os.close(directory)
 
 
 def _mode_if_open(fd: str, directory: int) -> int | None:
