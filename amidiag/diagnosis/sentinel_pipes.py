@@ -16,6 +16,8 @@ _ENDS_PER_PROCESS = 2.0
 _BLUR = 0.1
 _MOSTLY = 0.8
 _PERSISTENT = "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS"
+_LIFETIME = "AMI_ANTENNA_API_DATALOADER_LIFETIME"
+_AVOID = "AMI_AVOID_TORCH_ATEXIT_LEAK"
 _PIN = "AMI_ANTENNA_API_DATALOADER_PIN_MEMORY"
 
 MITIGATIONS = (
@@ -25,6 +27,20 @@ MITIGATIONS = (
         value="false",
         why="no exit callback is registered for loader processes that are not persistent",
         costs="nothing while each job builds its own loader: the loader ends with the job either way",
+    ),
+    Mitigation(
+        dialect="ami",
+        setting=_AVOID,
+        value="true",
+        why="the worker takes the exit callbacks back, and ends its loader processes itself",
+        costs="nothing",
+    ),
+    Mitigation(
+        dialect="ami",
+        setting=_LIFETIME,
+        value="worker",
+        why="one loader serves all jobs, and none is built for a job without tasks",
+        costs="its loader processes stay between jobs, each with the memory of torch",
     ),
     Mitigation(
         dialect="ami",

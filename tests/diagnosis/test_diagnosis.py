@@ -10,6 +10,8 @@ from amidiag.model import FdTable, MemoryUse, PeerCounts, ProcessObservation, Ra
 
 PERSISTENT = "AMI_ANTENNA_API_DATALOADER_PERSISTENT_WORKERS"
 PIN = "AMI_ANTENNA_API_DATALOADER_PIN_MEMORY"
+AVOID = "AMI_AVOID_TORCH_ATEXIT_LEAK"
+LIFETIME = "AMI_ANTENNA_API_DATALOADER_LIFETIME"
 PROCESS = ProcessObservation(
     pid=7,
     start_ticks=1,
@@ -50,7 +52,7 @@ def codes(*entries: SeriesReport, **context: object) -> list[str]:
 def test_orphaned_sentinel_pipes_are_one_finding() -> None:
     (finding,) = diagnose(Context(PROCESS, PIPES, SETTINGS))
     assert finding.code == "FD101"
-    assert [m.setting for m in finding.mitigations if m.dialect == "ami"] == [PERSISTENT, PIN]
+    assert [m.setting for m in finding.mitigations if m.dialect == "ami"] == [PERSISTENT, AVOID, LIFETIME, PIN]
     assert any("nobody" in line for line in finding.evidence)
 
 
