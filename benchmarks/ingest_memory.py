@@ -175,7 +175,8 @@ def grid(*, full: bool) -> list[Setup]:
 def bounded(*, full: bool) -> list[Setup]:
     """The cells in which memory must not depend on prefetch."""
     prefetches = (1, 2, 4, 8, 16) if full else (1, 4, 16)
-    return [Setup(LARGE, 8, p, mode=mode) for mode in ("staging", "budget 2G") for p in prefetches]
+    cells = [Setup(LARGE, 8, p, mode=mode) for mode in ("staging", "budget 2G") for p in prefetches]
+    return [*cells, Setup(LARGE, 24, 4, mode="budget 2G", pipeline="moth_binary")]
 
 
 def fits(setup: Setup, files: dict[Size, int]) -> bool:
