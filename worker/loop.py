@@ -19,9 +19,10 @@ from worker.antenna.posting import ResultPoster
 from worker.antenna.schemas import AntennaError, BadAnswerError, Job, UnauthorizedError, UnavailableError
 from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
-from worker.guard.budget import Budget, tree_usage
+from worker.guard.budget import Budget
 from worker.guard.throttle import HIGH
 from worker.guard.tuner import JobTuner, Tuning
+from worker.guard.usage import own_usage
 from worker.guard.words import size_in_words
 from worker.ingest.batch import Batch
 from worker.ingest.limits import ImageLimits
@@ -211,11 +212,11 @@ class Worker:
         budget = self._budget.bytes
         if budget is None or not self._tuning.held_back:
             return
-        usage = tree_usage(os.getpid()).total
-        if usage >= HIGH * budget:
+        usage = own_usage(os.getpid())
+        if usage is not None and usage.total >= HIGH * budget:
             log.info(
                 "%s of %s in use between two jobs: the loader is ended, and built anew when there is a task",
-                size_in_words(usage),
+                size_in_words(usage.total),
                 size_in_words(budget),
             )
             loader.close()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from worker.draining import Drain, StopWaiting
-from worker.guard.budget import tree_usage
 from worker.guard.tuner import JobTuner
+from worker.guard.usage import own_usage
 from worker.ingest.batch import Batch, Failure, LoaderReport
 from worker.ingest.loader import Loader, LoaderError
 from worker.ingest.pace import Pace
@@ -101,7 +101,13 @@ class Visit:
             # Not kept while the next one is waited for.
             del batch
             if self._measure and self.tally.batches % _LOOK_EVERY == 0:
-                self._tuner.throttle(tree_usage(os.getpid()).total)
+                self._look()
+
+    def _look(self) -> None:
+        """See what the worker really uses. At EMFILE, for one, it cannot be told."""
+        usage = own_usage(os.getpid())
+        if usage is not None:
+            self._tuner.throttle(usage.total)
 
     def _next(self) -> Batch | None:
         """The next batch; None when there is none, or to drain."""
