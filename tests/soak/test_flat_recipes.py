@@ -95,6 +95,11 @@ def test_memory_is_held_to_its_bound(arm, per_cycle, outcome) -> None:
     assert codes == (["MEM101"] if outcome == "failed" else [])
 
 
+def test_a_dip_at_the_end_does_not_hide_growth(arm) -> None:
+    run = recording(2000, memory__rss=lambda n: (300 if n == 1990 else 310) * MIB + n * 2048)
+    assert outcomes(arm, run)["memory.rss"] == "failed"
+
+
 def test_a_finding_is_told_once(arm) -> None:
     checks = flat_checks(arm, recording(2000, fd=lambda n: 8 + n))
     assert [finding.code for finding in not_flat(checks, ())] == ["FD102"]
