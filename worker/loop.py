@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ from worker.visit import Tally, Visit
 
 log = logging.getLogger(__name__)
 
+_FAILED_VISITS = 5
+
 
 class Worker:
     """One worker process: takes jobs for `slugs` until it is told to drain.
@@ -67,7 +70,8 @@ class Worker:
         self._load = load
         self._device = device
         self._pass_sizes = PassSizes()
-        self._journal = Journal()
+        # The public worker does not ask whether a task has been answered.
+        self._journal = Journal(settings.visibility_timeout_s / 2 or math.inf)
         self._budget = Budget.of(settings)
         log.info("%s", self._budget.why)
         self._tuning = Tuning(settings, self._budget)
@@ -76,6 +80,7 @@ class Worker:
         self._caches = CacheReport(page, drains=settings.cache_drain)
         # Of many jobs; None where each job has its own.
         self._loader = self._new_loader() if serves_many_jobs(settings) else None
+        self._failed_visits = 0
         self._reach = Reach(settings.antenna_unreachable_limit_s)
         self._poster = ResultPoster(
             client,
@@ -161,9 +166,19 @@ class Worker:
         else:
             tally = Tally()
         self._finish(job, source, tally, time.monotonic() - started)
+        self._count_failed(tally)
         if tally.batches:
             log.info("job %s: the next will be loaded in %s", job.id, tuner.why())
         return source.reserved > 0 and not tally.failed and source.error is None
+
+    def _count_failed(self, tally: Tally) -> None:
+        """A loader that can never do its work would reserve the queue's tasks, again and again, until they are lost."""
+        if tally.batches:
+            self._failed_visits = 0
+        elif tally.failed:
+            self._failed_visits += 1
+        if self._failed_visits >= _FAILED_VISITS:
+            raise LoaderError(f"no loader has brought a batch in {_FAILED_VISITS} visits to jobs in a row")
 
     @staticmethod
     def _looked(source: JobSource) -> bool:

@@ -25,7 +25,7 @@ from worker.pipelines.shelf import chosen_pipelines
 from worker.pipelines.spec import PipelineSpec
 from worker.reach import UnreachableError
 from worker.registration import client_for, refused
-from worker.settings import WorkerSettings, public
+from worker.settings import SettingsError, WorkerSettings, public
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ def _ended(work: Callable[[], None], settings: WorkerSettings) -> int:
     """Do the work and name the way in which it ended, each in one line."""
     try:
         work()
+    except SettingsError:
+        raise
     except UnauthorizedError as e:
         log.error("%s", refused(e, settings))
         return exit_codes.REFUSED

@@ -18,6 +18,7 @@ from worker.ingest.batch import Batch, Failure, LoaderReport
 from worker.ingest.loader import Loader, LoaderError
 from worker.ingest.pace import Pace
 from worker.ingest.source import JobSource
+from worker.pipelines.device import device_error
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +65,19 @@ class Visit:
         self._process = process
         self._measure = measure
         self.tally = Tally()
+        # Batches that came from the loader: what is given up is none.
+        self._arrived = 0
 
     def run(self) -> Tally:
         """Work until there is nothing more, or to drain. What the loader does is no error of ours."""
-        failures, done = 0, -1
+        failures, before = 0, 0
         while failures < _FAILURES:
             try:
                 self._loader.begin(self._source)
                 self._work()
             except LoaderError as e:
-                failures = failures + 1 if self.tally.batches == done else 1
-                done = self.tally.batches
+                failures = failures + 1 if self._arrived == before else 1
+                before = self._arrived
                 self._take_back(e)
                 self._drain.sleep(_PAUSE_S * (failures - 1))
             else:
@@ -89,6 +92,7 @@ class Visit:
         while (batch := self._next()) is not None:
             began = time.monotonic()
             self._source.arrived(batch)
+            self._arrived += 1
             # Before the work on this one, so that the loader is at work meanwhile.
             with suppress(StopWaiting):
                 self._loader.ask()
@@ -96,7 +100,7 @@ class Visit:
             self._source.worked()
             done = time.monotonic()
             self._tuner.worked(len(batch.tasks), done - began)
-            self._pace.finished(len(batch.tasks) + len(batch.failures), done - mark)
+            self._pace.finished(len(batch.tasks), done - mark)
             mark = done
             # Not kept while the next one is waited for.
             del batch
@@ -128,9 +132,16 @@ class Visit:
         self.tally.batches += 1
 
     def _take_back(self, error: LoaderError) -> None:
-        """The loader is gone: what it held is loaded again, answered as an error, or left to redelivery."""
+        """The loader is gone: what it held is loaded again, answered as an error, or left to redelivery.
+
+        Raises:
+            DeviceError: a loader cannot help, since the device does not work any more.
+        """
+        of_device = device_error(error.__cause__) if error.__cause__ is not None else None
+        if of_device is not None:
+            raise of_device from error
         log.error("job %s: the loader failed: %s", self._job_id, error)
-        given_up = self._source.loader_died()
+        given_up = self._source.loader_died(error.suspect)
         late = self._source.leave_overdue()
         if late:
             are = "task is" if late == 1 else "tasks are"

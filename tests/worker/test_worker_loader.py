@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import active_children
 from typing import Any
@@ -259,6 +260,37 @@ def test_a_loader_process_that_dies_during_the_wait_ends_the_wait(server: Antenn
         with pytest.raises(LoaderError, match=r"DataLoader worker \(pid"):
             loader.next()
         killer.join()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_death_during_a_wait_is_noticed_long_before_the_limit_and_the_guilty_request_known(
+    server: AntennaServer, method: str
+) -> None:
+    """Under forkserver no SIGCHLD comes, and torch asks only when its time-out, 300 s, has passed."""
+    (spec,) = traps(1)
+    first, second = tasks_of(server, ImageSpec(spec, slow_s=30), ImageSpec(spec, slow_s=31))
+    settings = settings_for(server, AMI_NUM_WORKERS="2", **{DATALOADER + "MP_CONTEXT": method})
+    with Loader(settings) as loader:
+        loader.begin(Lists([first], [second]))
+        loader.ask()
+        killer = threading.Timer(2.0, loader.processes[1].kill)
+        killer.start()
+        began = time.monotonic()
+        with pytest.raises(LoaderError, match=r"DataLoader worker \(pid") as failed:
+            loader.wait()
+        assert time.monotonic() - began < 25
+        assert failed.value.suspect == 1
+
+
+def test_a_loader_that_died_between_two_jobs_is_built_anew(server: AntennaServer) -> None:
+    tasks = tasks_of(server, *traps(1))
+    with Loader(settings_for(server)) as loader:
+        loader.begin(Lists(tasks))
+        assert len(list(iter(loader.next, None))) == 1
+        loader.processes[0].kill()
+        loader.processes[0].join()
+        loader.begin(Lists(tasks))
+        assert len(list(iter(loader.next, None))) == 1
 
 
 def test_a_batch_that_does_not_come_in_time_is_an_error(server: AntennaServer) -> None:

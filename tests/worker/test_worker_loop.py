@@ -21,6 +21,7 @@ from amidiag.target.status_page import StatusPage
 from worker.answers import answer, detect
 from worker.antenna.schemas import Task, UnauthorizedError
 from worker.ingest.batch import Batch, Failure, LoaderReport
+from worker.ingest.loader import LoaderError
 from worker.loop import Worker
 from worker.pipelines import Classification, Detection, load_pipeline
 from worker.pipelines.catalogue import BINARY, DETECTOR
@@ -155,6 +156,20 @@ def test_a_loader_that_fails_on_one_image_costs_no_other(
     )
     (answer,) = [a.result for a in server.answers(1) if a.result and "error" in a.result]
     assert answer["error"] == "failed to load image: the loader failed with it twice, alone"
+
+
+def test_a_loader_that_can_never_be_built_ends_the_worker_and_not_the_queue(
+    server: AntennaServer, worker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more_fds(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("worker.ingest.loader.build", no_more_fds)
+    monkeypatch.setattr("worker.visit._PAUSE_S", 0.0)
+    server.add_job(job(*traps(40)))
+    with pytest.raises(LoaderError, match="5 visits to jobs in a row"):
+        worker(server, AMI_ANTENNA_API_BATCH_SIZE=4).run(max_polls=20)
+    assert (server.state().errors, server.state().waiting) == (0, 20)
 
 
 def test_what_a_dead_loader_held_too_long_is_left_to_redelivery(

@@ -77,9 +77,7 @@ def test_every_mistake_in_a_manifest_is_a_line_and_nothing_is_registered(
     server: AntennaServer, register: Callable[..., Result], tmp_path: Path
 ) -> None:
     write_pipeline(tmp_path, "a", lambda text: text.replace("range = [0, 1]", "range = [0]"))
-    write_pipeline(
-        tmp_path, "b", lambda text: text.replace('name = "Colours"', "")
-    )
+    write_pipeline(tmp_path, "b", lambda text: text.replace('name = "Colours"', ""))
     result = register(server.base_url, AMI_MODELS_DIR=str(tmp_path))
     assert (result.exit_code, server.registered()) == (78, {})
     said = [line.removeprefix(f"ami: bad setting: {tmp_path}/") for line in result.stderr.splitlines()]

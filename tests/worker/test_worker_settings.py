@@ -254,7 +254,8 @@ def test_a_pipeline_that_is_not_built_in_ends_with_78(start: Any) -> None:
 def test_help_and_settings_do_not_import_torch() -> None:
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom worker.cli import app\n"
-        "for words in (['--help'], ['worker', 'run', '--help'], ['worker', 'tune', '--help'], ['worker', 'settings']):\n"
+        "for words in (['--help'], ['worker', 'run', '--help'], ['worker', 'tune', '--help'],\n"
+        "              ['worker', 'settings']):\n"
         "    result = CliRunner().invoke(app, words)\n"
         "    assert result.exit_code == 0, result.output\n"
         "sys.exit('torch' in sys.modules)"

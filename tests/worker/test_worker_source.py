@@ -163,7 +163,7 @@ def test_the_tasks_of_a_dead_loader_are_loaded_again_and_the_suspects_alone(
 ) -> None:
     source = source_for(server, client, 6, AMI_ANTENNA_API_DATALOADER_PREFETCH_FACTOR=2)
     first, second = source.next_request(), source.next_request()
-    assert source.loader_died() == ()
+    assert source.loader_died(0) == ()
     again = []
     while (request := source.next_request()) is not None:
         again.append(ids(request))
@@ -177,17 +177,45 @@ def test_a_task_that_was_alone_twice_when_a_loader_died_is_given_up(
 ) -> None:
     source = source_for(server, client, 2)
     source.next_request()
-    assert source.loader_died() == ()
+    assert source.loader_died(0) == ()
     killer = source.next_request()
     assert killer is not None
-    assert source.loader_died() == ()
+    assert source.loader_died(0) == ()
     # The other one is tried before the suspect is tried again.
     other = source.next_request()
     assert other is not None and ids(other) != ids(killer)
     arrive(source, other)
     assert ids(source.next_request()) == ids(killer)
-    assert source.loader_died() == killer.tasks
+    assert source.loader_died(0) == killer.tasks
     assert source.next_request() is None
+
+
+def test_where_no_request_is_to_blame_none_is_suspected(server: AntennaServer, client: AntennaClient) -> None:
+    source = source_for(server, client, 4, AMI_ANTENNA_API_BATCH_SIZE=1)
+    for _ in range(3):
+        first = source.next_request()
+        assert source.loader_died(None) == ()
+        assert ids(source.next_request()) == ids(first)
+        source.loader_died(None)
+
+
+def test_the_request_with_which_a_process_died_is_suspected_and_no_older_one(
+    server: AntennaServer, client: AntennaClient
+) -> None:
+    source = source_for(server, client, 4, AMI_ANTENNA_API_BATCH_SIZE=2, AMI_NUM_WORKERS=2)
+    innocent, guilty = source.next_request(), source.next_request()
+    source.loader_died(1)
+    assert [ids(source.next_request()) for _ in range(3)] == [[i] for i in ids(guilty)] + [ids(innocent)]
+
+
+def test_batches_that_come_in_pairs_do_not_make_the_speed_look_higher() -> None:
+    pace = Pace(30.0)
+    for _ in range(20):
+        pace.finished(24, 20.0)
+        pace.finished(24, 0.1)
+    assert pace.per_second == pytest.approx(48 / 20.1, rel=0.2)
+    pace.finished(0, 0.001)
+    assert pace.per_second == pytest.approx(48 / 20.1, rel=0.2)
 
 
 def test_what_has_no_time_left_is_left_to_redelivery(server: AntennaServer, client: AntennaClient) -> None:
@@ -195,7 +223,7 @@ def test_what_has_no_time_left_is_left_to_redelivery(server: AntennaServer, clie
     source = source_for(server, client, 3, visibility_s=0.2, journal=journal)
     source.look()
     assert source.next_request() is not None
-    source.loader_died()
+    source.loader_died(0)
     assert source.leave_overdue() == 0
     time.sleep(0.25)
     assert source.leave_overdue() == 1

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from worker.antenna.schemas import Task
 
-# So many accepted answers are remembered: hours of work, some 100 bytes each.
-_REMEMBERED = 10_000
+# So many late answers are remembered, some 230 bytes each.
+_REMEMBERED = 2_000
 
 Key = tuple[int, str]
 
@@ -33,9 +33,13 @@ class Entry:
 
 
 class Journal:
-    """The tasks in hand, by job and task. Used by the main thread and the poster's."""
+    """The tasks in hand, by job and task. Used by the main thread and the poster's.
 
-    def __init__(self) -> None:
+    `late_after_s`: a task that was answered later than so many seconds after its reservation may come again.
+    """
+
+    def __init__(self, late_after_s: float = 0.0) -> None:
+        self._late_after_s = late_after_s
         self._entries: dict[Key, Entry] = {}
         self._accepted: OrderedDict[Key, None] = OrderedDict()
         self._lock = threading.Lock()
@@ -66,10 +70,12 @@ class Journal:
 
     def answered(self, job_id: int, task_ids: Iterable[str]) -> None:
         """The server has accepted the answers, or refused them for good: no longer in hand, and not to come back."""
+        late = time.monotonic() - self._late_after_s
         with self._lock:
             for task_id in task_ids:
-                self._entries.pop((job_id, task_id), None)
-                self._accepted[job_id, task_id] = None
+                entry = self._entries.pop((job_id, task_id), None)
+                if entry is not None and entry.reserved_at <= late:
+                    self._accepted[job_id, task_id] = None
             while len(self._accepted) > _REMEMBERED:
                 self._accepted.popitem(last=False)
 

@@ -71,10 +71,12 @@ class ResultPoster:
         with self._changed:
             self._changed.wait_for(lambda: self._failure or len(self._posts) < self._max_pending)
             self._raise_failure()
-            self._posts.append(_Post(job_id, tuple(answers)))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ami-poster", daemon=True)
-                self._thread.start()
+                # Before anything is pending: a thread that cannot be had would leave it so for ever.
+                thread = threading.Thread(target=self._run, name="ami-poster", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._posts.append(_Post(job_id, tuple(answers)))
             self._changed.notify_all()
 
     def drain(self) -> None:

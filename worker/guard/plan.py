@@ -87,7 +87,7 @@ class Limits:
         wanted = self._with_files(self._in_time(learnt), files, held_back)
         depth = self._depth(wanted, learnt, int(files * wanted), held_back)
         limit = self._share(depth, int(files * wanted), held_back)
-        if self._free_batch and limit is not None and learnt.image():
+        if limit is not None and learnt.image():
             # Fewer images have fewer bytes of files as well.
             each = learnt.image() + files / self._slots(depth)
             wanted = max(1, min(wanted, int((limit + files * wanted / self._slots(depth)) / each)))

@@ -19,7 +19,7 @@ from worker.guard.words import size_in_words
 from worker.ingest.batch import Batch
 from worker.settings import WorkerSettings
 
-JOBS_KEPT: Final = 256
+JOBS_KEPT: Final = 16
 
 
 class Tuning:

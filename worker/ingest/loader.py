@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,8 +28,21 @@ log = logging.getLogger(__name__)
 TEARDOWN_LIMIT_S = 12.0
 
 
+# torch looks whether its processes live only when a wait has run out: so a wait of ours is many short ones.
+_LOOK_EVERY_S = 2.0
+_TIMED_OUT = "DataLoader timed out"
+
+
 class LoaderError(Exception):
-    """The loader could not be built, or failed while it held tasks; the text says why."""
+    """The loader could not be built, or failed while it held tasks; the text says why.
+
+    `suspect`: with which of the requests in flight, the oldest is 0, a process died, or which was waited for in
+    vain; None where no request is to blame.
+    """
+
+    def __init__(self, text: str, suspect: int | None = None) -> None:
+        super().__init__(text)
+        self.suspect = suspect
 
 
 def pins_memory(settings: WorkerSettings) -> bool:
@@ -133,8 +147,8 @@ class Loader:
         Raises:
             LoaderError: processes, pipes or shared memory could not be had.
         """
-        if self._iterator is not None and _is_in_flight(self._iterator):
-            # Left half way: what still comes is of another job.
+        if self._iterator is not None and (_is_in_flight(self._iterator) or _dead(self._iterator)):
+            # Left half way: what still comes is of another job. Or it died while there was nothing to do.
             self.close()
         self._source = source
         self._feed.ready.clear()
@@ -147,6 +161,8 @@ class Loader:
                 self._loader = build(self._settings, self._dataset, self._feed)
                 self._built()
             self._iterator = iter(self._loader)
+            if self.processes:
+                self._iterator._timeout = min(self._iterator._timeout, _LOOK_EVERY_S)
             child_deaths.hold_back()
         except (OSError, RuntimeError, EOFError) as e:
             self._oldest = 2
@@ -181,17 +197,36 @@ class Loader:
                 if self.processes and not _is_in_flight(self._iterator):
                     # DataLoader would end processes that are not to stay, and wait for them without a limit.
                     return None
-                batch: Batch | None = next(self._iterator, None)
+                batch = self._within_limit()
         except Exception as e:
             # DataLoader re-raises what a loader process raised as its own type, whatever that is.
+            suspect = _suspect(self._iterator, e)
             self._oldest = 2
             # Nothing that is in it is of use any more: its processes need not be asked.
             _kill(self.processes, "of a loader that failed")
             self.close()
-            raise LoaderError(f"{type(e).__name__}: {_first_line(e)}") from e
+            raise LoaderError(f"{type(e).__name__}: {_first_line(e)}", suspect) from e
         if batch is not None:
             self._oldest = 2
         return batch
+
+    def _within_limit(self) -> Batch | None:
+        limit = self._settings.antenna_api_dataloader_timeout_s
+        end = time.monotonic() + limit
+        while True:
+            try:
+                batch: Batch | None = next(self._iterator, None)
+            except RuntimeError as e:
+                if not (self.processes and str(e).startswith(_TIMED_OUT)):
+                    raise
+                _check_alive(self._iterator)
+                if time.monotonic() >= end:
+                    raise RuntimeError(f"{_TIMED_OUT} after {limit} seconds") from e
+                self._iterator._timeout = max(0.01, min(_LOOK_EVERY_S, end - time.monotonic()))
+            else:
+                if self.processes and limit:
+                    self._iterator._timeout = min(_LOOK_EVERY_S, limit)
+                return batch
 
     def next(self) -> Batch | None:
         """Ask, wait, and tell the source; None when it has no more.
@@ -245,13 +280,27 @@ def _is_in_flight(iterator: Any) -> bool:
 
 
 def _check_alive(iterator: Any) -> None:
-    """See what torch cannot: a process that was reaped already, or is the fork server's child.
-
-    Until an iteration has ended all its processes live; after that there is nothing to wait for.
-    """
-    dead = [p.pid for p in _processes(iterator) if not iterator._shutdown and not p.is_alive()]
+    """See what torch cannot: a process that was reaped already, or is the fork server's child."""
+    dead = [str(_processes(iterator)[number].pid) for number in _dead(iterator)]
     if dead:
-        raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) has died")
+        raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) has died")
+
+
+def _dead(iterator: Any) -> list[int]:
+    """The numbers of the loader processes that have died. All live until they are told to end."""
+    processes = _processes(iterator)
+    return [n for n, p in enumerate(processes) if not iterator._shutdown and not p.is_alive()]
+
+
+def _suspect(iterator: Any, error: Exception) -> int | None:
+    """See `LoaderError`: the oldest request with a process that died, or the one that was waited for."""
+    if not _processes(iterator):
+        return None
+    held = [number for number, info in iterator._task_info.items() if len(info) == 1]
+    of_dead = [number for number in held if iterator._task_info[number][0] in _dead(iterator)]
+    if of_dead:
+        return int(min(of_dead) - iterator._rcvd_idx)
+    return 0 if str(error).startswith(_TIMED_OUT) else None
 
 
 def _processes(iterator: Any) -> Sequence[BaseProcess]:

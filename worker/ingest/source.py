@@ -116,14 +116,15 @@ class JobSource:
         """The work on the batch that came is done."""
         self._at_work = False
 
-    def loader_died(self) -> tuple[Task, ...]:
+    def loader_died(self, suspect: int | None) -> tuple[Task, ...]:
         """Take back what was in flight in a loader that is gone. Returns tasks that are not to be tried again.
 
-        The oldest request is suspected of the death: its tasks are loaded one by one, and a task that was alone
-        twice when a loader died is given up. What has no time left goes to the server's redelivery.
+        `suspect`: which of the requests in flight, the oldest is 0, it died with or waited for in vain; None
+        where the fault is none of theirs. The suspect's tasks are loaded one by one, and a task that was alone
+        twice is given up.
         """
-        lost, self._in_flight = self._in_flight, deque()
-        suspects = lost.popleft().tasks if lost else ()
+        lost, self._in_flight = list(self._in_flight), deque()
+        suspects = lost.pop(suspect).tasks if suspect is not None and suspect < len(lost) else ()
         given_up: tuple[Task, ...] = ()
         if len(suspects) == 1:
             (task,) = suspects
@@ -162,7 +163,7 @@ class JobSource:
             return list(self._pending)
         while True:
             ready = [task for task in self._pending if stager.is_ready(self._job_id, task)]
-            if ready or not self._pending or self._in_flight or self._drain.requested:
+            if ready or not self._pending or self._in_flight or self._at_work or self._drain.requested:
                 return ready
             # Nothing else of it is interrupted: it takes locks.
             with self._drain.interruptible():
