@@ -12,6 +12,7 @@ from urllib3.util.retry import Retry
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
+USER_AGENT = "amidiag-worker"
 
 # requests takes None as: no proxy, whatever the environment says. Its types do not know that.
 _NO_PROXY: dict[str, Any] = {"http": None, "https": None, "all": None}
@@ -20,7 +21,7 @@ _NO_PROXY: dict[str, Any] = {"http": None, "https": None, "all": None}
 def new_session(connections: int, retry: Retry | None = None) -> requests.Session:
     """A session that keeps up to `connections` open per host."""
     session = requests.Session()
-    session.headers["User-Agent"] = "amidiag-worker"
+    session.headers["User-Agent"] = USER_AGENT
     for scheme in ("http://", "https://"):
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=retry or 0)
         session.mount(scheme, adapter)

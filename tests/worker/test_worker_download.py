@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from worker.ingest.download import DownloadError, download, download_to, image_session
+from worker.ingest.download import DownloadError, download, download_to
+from worker.ingest.image_session import image_session
 from worker.ingest.limits import ImageLimits
 
 pytestmark = pytest.mark.timeout(60)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import logging
 from typing import BinaryIO
 
 import requests
 from urllib3.exceptions import HTTPError
-from urllib3.util.retry import Retry
 
-from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, new_session, proxies_for
-from worker.ingest.deadline import DeadlineAdapter, deadline, is_over
+from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause
+from worker.ingest.deadline import deadline, is_over
 from worker.ingest.limits import ImageLimits
 
 CHUNK = 1 << 18
@@ -21,27 +19,8 @@ class DownloadError(Exception):
     """The image could not be fetched; the text says why."""
 
 
-def image_session(threads: int) -> requests.Session:
-    """A session for `threads` downloads at a time. It has no token: images may lie on any host."""
-    # It warns of each retry with path and query, and the query of a signed address is a secret.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    retry = Retry(
-        total=2,
-        backoff_factor=0.25,
-        status_forcelist=(429, 502, 503, 504),
-        allowed_methods=("GET",),
-        raise_on_status=False,
-        # Whoever has the image must not decide for how long a loader sleeps.
-        respect_retry_after_header=False,
-    )
-    session = new_session(connections=threads)
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, DeadlineAdapter(pool_connections=4, pool_maxsize=threads, max_retries=retry))
-    return session
-
-
 def download(session: requests.Session, url: str, limits: ImageLimits) -> bytes:
-    """Fetch one image.
+    """Fetch one image, by an `image_session`.
 
     Raises:
         DownloadError: whatever the network or the server did; also beyond the limits of bytes or time.
@@ -73,9 +52,7 @@ def download_to(session: requests.Session, url: str, limits: ImageLimits, file: 
 
 def _open(session: requests.Session, url: str, limits: ImageLimits) -> requests.Response:
     try:
-        return session.get(
-            url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), proxies=proxies_for(url)
-        )
+        return session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
     except (OSError, ValueError, HTTPError) as e:
         raise _failure(e, limits) from e
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from worker.antenna.schemas import Task
-from worker.ingest.download import download, image_session
+from worker.ingest.download import download
 from worker.ingest.image_cache import ImageCache
 from worker.ingest.image_key import image_key
+from worker.ingest.image_session import image_session
 from worker.ingest.limits import ImageLimits
 from worker.ingest.staged_files import read_staged
 

@@ -15,7 +15,8 @@ from queue import Empty, SimpleQueue
 from amidiag.procfs.errors import CannotObserve
 from amidiag.procfs.mounts import read_mounts
 from worker.antenna.schemas import Task
-from worker.ingest.download import DownloadError, download_to, image_session
+from worker.ingest.download import DownloadError, download_to
+from worker.ingest.image_session import image_session
 from worker.ingest.limits import ImageLimits
 from worker.ingest.partial_file import NoRoomError, PartialFile, UnwantedError
 from worker.ingest.staged_files import StagingError, adopt, error_path, prepare, read_staged, staged_path
