@@ -52,7 +52,12 @@ def codes(*entries: SeriesReport, **context: object) -> list[str]:
 def test_orphaned_sentinel_pipes_are_one_finding() -> None:
     (finding,) = diagnose(Context(PROCESS, PIPES, SETTINGS))
     assert finding.code == "FD101"
-    assert [m.setting for m in finding.mitigations if m.dialect == "ami"] == [PERSISTENT, AVOID, LIFETIME, PIN]
+    assert [m.setting for m in finding.mitigations if m.dialect == "ami"] == [
+        PERSISTENT,
+        AVOID,
+        LIFETIME,
+        PIN,
+    ]
     assert any("nobody" in line for line in finding.evidence)
 
 
