@@ -157,7 +157,9 @@ Exit codes: 0 done, or no task to measure; 69 server unreachable, 70 internal er
 
 @worker_app.command("tune", help=TUNE_HELP)
 def tune_command(
-    job: Annotated[int | None, typer.Option("--job", help="Job id; default: any that has tasks.")] = None,
+    job: Annotated[
+        int | None, typer.Option("--job", min=1, help="Job id; default: any that has tasks.")
+    ] = None,
     pipeline: Annotated[str | None, typer.Option("--pipeline", help="Only jobs of this pipeline.")] = None,
     tasks: Annotated[int, typer.Option("--tasks", min=1, max=64, help="How many tasks to work on.")] = 8,
     write: Annotated[
@@ -176,6 +178,9 @@ def tune_command(
     from worker import tune, tune_report
     from worker.settings import SettingsError
 
+    if write is not None and (write.is_dir() or not write.parent.is_dir()):
+        why = "it is a directory" if write.is_dir() else f"there is no directory {write.parent}"
+        _fail(exit_codes.BAD_SETTINGS, f"--write={write}: cannot be written: {why}")
     try:
         data, missing = tune.tune(loaded, job=job, pipeline=pipeline, tasks=tasks)
         if write is not None and missing is None:
@@ -185,7 +190,8 @@ def tune_command(
     except tune.FAILURES as e:
         _fail(*tune.failed(e, loaded.settings))
     if missing is not None:
-        print(f"ami: {missing}: nothing is recommended", file=sys.stderr)
+        unwritten = f", and {write} is not written" if write is not None else ""
+        print(f"ami: {missing}: nothing is recommended{unwritten}", file=sys.stderr)
     if as_json:
         _print_envelope(data, exit_codes.DRAINED, command="worker tune")
     else:
@@ -266,6 +272,8 @@ def _say_remarks(loaded: Loaded) -> None:
 def _bad_settings(error: SettingsError) -> NoReturn:
     for problem in error.problems:
         print(f"ami: bad setting: {problem}", file=sys.stderr)
+    for unknown in error.unknown:
+        print(f"ami: {unknown}", file=sys.stderr)
     raise typer.Exit(exit_codes.BAD_SETTINGS)
 
 

@@ -7,6 +7,7 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import difflib
+import io
 import multiprocessing
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -360,10 +362,14 @@ class Problem:
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; one `Problem` for each that is wrong. The worker ends with code 78."""
+    """The settings cannot be used; one `Problem` for each that is wrong. The worker ends with code 78.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `unknown`: the variables that nobody reads, which may be what was meant.
+    """
+
+    def __init__(self, problems: Iterable[Problem], unknown: Iterable[UnknownSetting] = ()) -> None:
         self.problems = tuple(problems)
+        self.unknown = tuple(unknown)
         super().__init__("\n".join(str(p) for p in self.problems))
 
 
@@ -421,21 +427,22 @@ def read(env_file: Path | None = None, environ: Mapping[str, str] | None = None)
     path = env_file if env_file is not None else Path(".env")
     in_file = _read_file(path, must_exist=env_file is not None)
     sources = _sources(variables, in_file, str(path))
+    known = fields()
+    strangers = sorted(name for name in sources if name not in known)
+    unknown = tuple(
+        UnknownSetting(name, _nearest(name, known), sources[name])
+        for name in strangers
+        if name not in UNUSED_UPSTREAM
+    )
     try:
         settings = WorkerSettings.model_validate(_values(variables, in_file))
     except ValidationError as e:
-        raise SettingsError(_problems(e, sources)) from None
-    known = fields()
-    strangers = sorted(name for name in sources if name not in known)
+        raise SettingsError(_problems(e, sources), unknown) from None
     return Loaded(
         settings=settings,
         sources={name: sources.get(name, "default") for name in known},
         unused=tuple(name for name in strangers if name in UNUSED_UPSTREAM),
-        unknown=tuple(
-            UnknownSetting(name, _nearest(name, known), sources[name])
-            for name in strangers
-            if name not in UNUSED_UPSTREAM
-        ),
+        unknown=unknown,
     )
 
 
@@ -449,12 +456,17 @@ def _read_file(path: Path, must_exist: bool) -> dict[str, str]:
     if not path.is_file() and not must_exist:
         return {}
     try:
-        with path.open(encoding="utf-8") as stream:
-            # A name without = is no value: better refused or reported than silently ignored.
-            return {k.upper(): v or "" for k, v in dotenv_values(stream=stream).items()}
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
         raise SettingsError([Problem("--env-file", str(path), "a readable file", str(reason))]) from None
+    broken = [binding.original.line for binding in parse_stream(io.StringIO(text)) if binding.error]
+    if broken:
+        # python-dotenv would leave the line out, and the worker run without what it says.
+        must_be = "NAME=value; is there a quote that is not closed?"
+        raise SettingsError([Problem(f"line {line}", None, must_be, str(path)) for line in broken])
+    # A name without = is no value: better refused or reported than silently ignored.
+    return {k.upper(): v or "" for k, v in dotenv_values(stream=io.StringIO(text)).items()}
 
 
 def _values(environ: Mapping[str, str], in_file: Mapping[str, str]) -> dict[str, str]:

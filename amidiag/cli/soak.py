@@ -24,7 +24,9 @@ Exit codes: 0 as the recipe expects, or nothing found; 1 a finding; 2 broken rec
 def command(
     recipe: Annotated[str, Argument(help="A recipe by name or by path; `list` names the shipped ones.")],
     seed: Annotated[int | None, Option(min=0, help="Another load than the recipe's own.")] = None,
-    cycles: Annotated[int | None, Option(min=1, help="At most so many polls per arm.")] = None,
+    cycles: Annotated[
+        int | None, Option(min=1, help="At most so many polls per arm, after its warm-up.")
+    ] = None,
     keep: Annotated[Path | None, Option(help="Keep the worker's logs in this directory.")] = None,
     write_env: Annotated[
         Path | None, Option("--write-env", help="Write the settings of the mitigations into this file.")
@@ -32,13 +34,16 @@ def command(
     as_json: Json = False,
 ) -> int:
     """Run a real worker against an embedded Antenna server at compressed time, and judge what grows."""
-    from amidiag.soak.recipe_file import shipped
+    from amidiag.soak.recipe_file import shipped, title
 
     if recipe == "list":
         if as_json:
             print_json(envelope("soak list", ExitCode.CLEAN, data=RecipeList(shipped())))
         else:
-            out().print("\n".join(shipped()))
+            names = shipped()
+            width = max(map(len, names), default=0)
+            for name in names:
+                out().print(f"{name:<{width}}  {title(name)}", soft_wrap=True)
         return ExitCode.CLEAN
     from amidiag.cli.soaking import run_recipe, soak_envelope
     from amidiag.report.soak_report import soak_report

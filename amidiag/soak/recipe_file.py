@@ -39,6 +39,11 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted({p.stem for d in recipe_dirs() for p in d.glob("*.toml")}))
 
 
+def title(name: str) -> str:
+    """What a shipped recipe says of itself in one line."""
+    return str(tomllib.loads(find(name).read_text(encoding="utf-8"))["recipe"]["title"])
+
+
 def find(name_or_path: str) -> Path:
     """The file of a recipe given by name or by path.
 

@@ -223,7 +223,12 @@ def test_help_has_examples_and_exit_codes() -> None:
 
 
 def test_soak_list() -> None:
-    names = amidiag("soak", "list").stdout.split()
+    lines = amidiag("soak", "list").stdout.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert "quickstart  " in lines[names.index("quickstart")]
+    assert lines[names.index("quickstart")].endswith(
+        "A worker leaks pipes on every loader; one setting ends it"
+    )
     assert {"quickstart", "polling-only"} <= set(names)
     data = json.loads(amidiag("soak", "list", "--json").stdout)
     Draft202012Validator(schema()).validate(data)

@@ -111,6 +111,20 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     assert allowed in problem.allowed
 
 
+def test_a_line_that_cannot_be_read_is_refused_and_its_value_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "my.env"
+    file.write_text('AMI_NUM_WORKERS=2\nAMI_ANTENNA_API_AUTH_TOKEN="hush\n')
+    with pytest.raises(SettingsError) as e:
+        read(file, {})
+    assert str(e.value) == f"line 2 ({file}): must be NAME=value; is there a quote that is not closed?"
+
+
+def test_a_misspelt_name_is_told_beside_a_bad_value() -> None:
+    with pytest.raises(SettingsError) as e:
+        read(NO_FILE, {"AMI_NUM_WORKERS": "two", "AMI_CACHE_DRIAN": "false"})
+    assert [u.nearest for u in e.value.unknown] == ["AMI_CACHE_DRAIN"]
+
+
 @pytest.mark.parametrize(
     ("text", "bytes_"),
     [("0", 0), ("1000", 1000), ("64K", 65536), ("1.5GiB", 3 * 2**29), ("2 mb", 2**21), ("1T", 2**40)],

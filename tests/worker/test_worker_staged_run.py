@@ -10,6 +10,7 @@ from pathlib import Path
 from worker_rig import Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer, ImageSpec
+from worker.ingest.staging_room import LOCK_NAME
 from worker.loop import Worker
 
 Make = Callable[..., Worker]
@@ -66,3 +67,14 @@ def test_a_directory_that_cannot_be_used_ends_with_78_and_one_line(
     assert code == os.EX_CONFIG
     assert "AMI_STAGING_DIR" in err
     assert "Traceback" not in err
+
+
+def test_a_strangers_file_in_the_directory_is_left_as_it_is(
+    server: AntennaServer, worker: Make, tmp_path: Path
+) -> None:
+    for name in ("room", LOCK_NAME):
+        (tmp_path / name).write_text("precious and not ours")
+    server.add_job(job(*traps(2)))
+    worker(server, AMI_STAGING_DIR=tmp_path).run(max_polls=1)
+    assert server.state().results == 2
+    assert [(tmp_path / name).read_text() for name in ("room", LOCK_NAME)] == ["precious and not ours"] * 2

@@ -257,6 +257,8 @@ def test_a_file_that_cannot_be_written_is_a_bad_setting(
     server.add_job(job(*traps(2)))
     code, _, err = ami(server, "--write", "no/such/dir/.env", AMI_MEMORY_BUDGET=0)
     assert (code, "--write=no/such/dir/.env" in err) == (78, True)
+    # Before any task is taken.
+    assert server.state().reserved == server.state().answered == 0
 
 
 def test_an_env_file_keeps_its_link_and_a_new_one_is_private(tmp_path: Path) -> None:

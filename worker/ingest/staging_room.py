@@ -17,7 +17,7 @@ from worker.ingest.staged_files import PARTIAL, files_in, job_directories, oldes
 log = logging.getLogger(__name__)
 
 BLOCK = 4096
-LOCK_NAME = "room"
+LOCK_NAME = ".ami-staging-room"
 LOCK_LIMIT_S = 5.0
 LEFTOVER_S = 600.0
 
@@ -108,6 +108,8 @@ class Room:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self._directory / LOCK_NAME, flags, 0o600)
             try:
+                if os.fstat(fd).st_size not in (0, _SUM.size):
+                    raise OSError(f"{self._directory / LOCK_NAME} is no file of this worker's: left as it is")
                 self._wait_for(fd)
                 yield fd
             finally:
