@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 
-from amidiag.model import CheckOutcome, Finding, FlatCheck, Unit
+from amidiag.model import Certificate, CheckOutcome, Finding, FlatCheck, Unit
 from amidiag.series.certificate import certify
 from amidiag.series.recording import Recording, unit_of
 from amidiag.series.trough import judge
@@ -49,8 +49,20 @@ def _counts(arm: Arm, recording: Recording) -> Iterator[FlatCheck]:
             yield FlatCheck(resource, "undecided", f"{said}; its level rose, or too little was seen")
             continue
         often = f"fewer than 1 leak event in {1 / certificate.events_per_cycle_bound:.0f} cycles"
-        outcome: CheckOutcome = "passed" if arm.certified_by(certificate) else "undecided"
-        yield FlatCheck(resource, outcome, f"{said}; {often} ({certificate.cycles} cycles without one)")
+        text = f"{said}; {often} ({certificate.cycles} cycles without one)"
+        if arm.certified_by(certificate):
+            yield FlatCheck(resource, "passed", text)
+        else:
+            yield FlatCheck(resource, "undecided", text + _wanted(arm, certificate))
+
+
+def _wanted(arm: Arm, certificate: Certificate) -> str:
+    """What is missing. The bound goes with the number of cycles."""
+    wanted = arm.certificate_events_per_cycle
+    if not wanted:
+        return ""
+    needed = math.ceil(certificate.cycles * certificate.events_per_cycle_bound / wanted)
+    return f"; 1 in {1 / wanted:.0f} is wanted: needs about {max(1, needed - certificate.cycles)} more"
 
 
 def _memory(arm: Arm, recording: Recording) -> Iterator[FlatCheck]:

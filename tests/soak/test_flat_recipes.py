@@ -156,3 +156,10 @@ def test_a_short_run_of_one_loader_for_many_jobs(tmp_path) -> None:
     assert set(values["children"]) == {1}
     for name in COUNTS:
         assert min(values[name][30:]) <= min(values[name][:30]), name
+
+
+def test_how_many_cycles_are_missing_is_enough(arm) -> None:
+    (text,) = [c.text for c in flat_checks(arm, recording(473)) if c.resource == "fd"]
+    more = int(text.rpartition("needs about ")[2].removesuffix(" more"))
+    assert more > 0
+    assert outcomes(arm, recording(473 + more))["fd"] == "passed"
