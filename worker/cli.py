@@ -87,7 +87,11 @@ def register_command(
     env_file: EnvFile = None,
     log_level: LogLevel = "info",
 ) -> None:
-    """Register this worker's pipelines with projects of the Antenna server."""
+    """Register this worker's pipelines with projects of the Antenna server.
+
+    Exit codes: 0 registered, 69 no usable answer from the server, 70 internal error, 77 refused by the server
+    (401 or 403), 78 bad settings.
+    """
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
     _say_remarks(loaded)
@@ -101,7 +105,7 @@ def register_command(
     except SettingsError as e:
         _bad_settings(e)
     except AntennaError as e:
-        code, text = registration.registration_failed(e, loaded.settings)
+        code, text = registration.call_failed(e, loaded.settings)
         _fail(code, text)
 
 

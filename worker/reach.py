@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
-from worker.antenna.schemas import AntennaError
+from worker.antenna.schemas import AntennaError, BadAnswerError
 
 log = logging.getLogger(__name__)
+
+
+ADDRESS_HINT = "is AMI_ANTENNA_API_BASE_URL right, with /api/v2?"
 
 
 class UnreachableError(Exception):
@@ -21,6 +24,7 @@ class Reach:
         self._limit_s = limit_s
         self._since: float | None = None
         self._last = ""
+        self._hint = ""
 
     @property
     def failing(self) -> bool:
@@ -43,6 +47,7 @@ class Reach:
         self._since = now if self._since is None else self._since
         if str(error) != self._last:
             self._last = str(error)
+            self._hint = f": {ADDRESS_HINT}" if isinstance(error, BadAnswerError) else ""
             log.warning("no usable answer, trying again for up to %.0f s: %s", self._limit_s, error)
         if now - self._since >= self._limit_s:
             raise self.unreachable()
@@ -56,4 +61,5 @@ class Reach:
     def unreachable(self) -> UnreachableError:
         """The error that ends the worker, with the last cause in words."""
         since = 0.0 if self._since is None else time.monotonic() - self._since
-        return UnreachableError(f"no usable answer for {since:.1f} s: {self._last}")
+        how_long = f" for {since:.1f} s" if since >= 0.1 else ""
+        return UnreachableError(f"no usable answer{how_long}: {self._last}{self._hint}")

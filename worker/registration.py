@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from worker import exit_codes
 from worker.antenna.client import AntennaClient
-from worker.antenna.schemas import AntennaError, UnauthorizedError, UnavailableError
+from worker.antenna.schemas import AntennaError, RefusedContentError, UnauthorizedError, UnavailableError
 from worker.pipelines.shelf import chosen_pipelines
+from worker.reach import ADDRESS_HINT
 from worker.settings import WorkerSettings
 
 
@@ -41,13 +42,16 @@ def register(settings: WorkerSettings, projects: Sequence[int]) -> Iterable[str]
         client.close()
 
 
-def registration_failed(error: AntennaError, settings: WorkerSettings) -> tuple[int, str]:
-    """Exit code and line for a registration that a call has ended."""
+def call_failed(error: AntennaError, settings: WorkerSettings) -> tuple[int, str]:
+    """Exit code and line for a call of the API that has ended a command."""
+    url = settings.antenna_api_base_url
     if isinstance(error, UnauthorizedError):
         return exit_codes.REFUSED, refused(error, settings)
     if isinstance(error, UnavailableError):
-        return exit_codes.UNREACHABLE, f"server unreachable: {settings.antenna_api_base_url}: {error}"
-    return exit_codes.INTERNAL, f"the server did not register the pipelines: {error}"
+        return exit_codes.UNREACHABLE, f"server unreachable: {url}: {error}"
+    if isinstance(error, RefusedContentError):
+        return exit_codes.INTERNAL, f"the server did not take what was sent: {error}"
+    return exit_codes.UNREACHABLE, f"no usable answer from {url}: {error}: {ADDRESS_HINT}"
 
 
 def refused(error: UnauthorizedError, settings: WorkerSettings) -> str:

@@ -13,13 +13,13 @@ from amidiag.model import Surroundings, TuneData, TunedSetting, TuneMachine
 from amidiag.procfs.errors import CannotObserve
 from amidiag.procfs.surroundings import surroundings
 from worker import env_file, exit_codes
-from worker.antenna.schemas import AntennaError, UnauthorizedError, UnavailableError
+from worker.antenna.schemas import AntennaError
 from worker.cpu import set_torch_threads
 from worker.guard.advice import Adviser
 from worker.guard.budget import Budget
 from worker.pipelines.device import DeviceError
 from worker.pipelines.model_file import ModelError
-from worker.registration import refused
+from worker.registration import call_failed
 from worker.sampling import NoSampleError, Sampler
 from worker.settings import Loaded, Problem, SettingsError, WorkerSettings
 from worker.settings_report import as_text
@@ -103,10 +103,8 @@ def write(data: TuneData, path: Path) -> TuneData:
 
 def failed(error: Exception, settings: WorkerSettings) -> tuple[int, str]:
     """Exit code and line for one of `FAILURES`. What was reserved and not answered is left to redelivery."""
-    if isinstance(error, UnauthorizedError):
-        return exit_codes.REFUSED, refused(error, settings)
-    if isinstance(error, UnavailableError):
-        return exit_codes.UNREACHABLE, f"server unreachable: {settings.antenna_api_base_url}: {error}"
+    if isinstance(error, AntennaError):
+        return call_failed(error, settings)
     if isinstance(error, ModelError):
         return exit_codes.BAD_SETTINGS, f"bad model file: {error}"
     return exit_codes.INTERNAL, str(error)
