@@ -112,7 +112,7 @@ def test_what_fails_is_one_line_and_its_exit_code(
 ) -> None:
     nowhere = "http://127.0.0.1:1/api/v2"
     cases = [
-        (70, "404", register(server.base_url, "--project", "99")),
+        (69, "404", register(server.base_url, "--project", "99")),
         (77, "AMI_ANTENNA_API_AUTH_TOKEN", register(server.base_url, AMI_ANTENNA_API_AUTH_TOKEN="wrong")),
         (77, "is not set", register(server.base_url, AMI_ANTENNA_API_AUTH_TOKEN="")),
         (69, "Connection refused", register(nowhere)),
