@@ -136,6 +136,9 @@ def test_a_signal_to_every_process_drains_all_and_the_parent_has_no_torch(
     """As systemd does it: the parent's word to its children must not count as a second signal."""
     server.hold_polls()
     parent, children = several(CUDA_VISIBLE_DEVICES="5,7")
+    # A child has its own environment from its exec on.
+    while any(child.environ().get("AMI_INSTANCES") != "1" for child in children):
+        time.sleep(0.02)
     assert [child.environ()["CUDA_VISIBLE_DEVICES"] for child in children] == ["5", "7"]
     # Ctrl-C in a terminal is for the parent's group.
     assert {os.getpgid(child.pid) for child in children} == {child.pid for child in children}
