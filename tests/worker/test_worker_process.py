@@ -74,7 +74,8 @@ def test_sigterm_finishes_the_batch_in_hand_posts_it_and_ends_with_0(
     assert state.results % 4 == 0
     assert 4 <= state.results < 24
     assert state.answered_twice == 0
-    if state.reserved:
+    # Of a reservation that the signal has cut short the worker knows nothing: one batch at most.
+    if state.reserved > 4:
         assert "left to the server's redelivery" in err
 
 
