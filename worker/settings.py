@@ -14,14 +14,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -29,6 +28,8 @@ from pydantic import (
     field_validator,
 )
 from pydantic.fields import FieldInfo
+
+from worker.sizes import SIZE_IN_WORDS, Size, parse_size
 
 PREFIX = "AMI_"
 
@@ -51,28 +52,7 @@ UNUSED_UPSTREAM = frozenset(
 )
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-SIZE_IN_WORDS = "a number of bytes, or a number with K, M, G or T (powers of 1024)"
-
-
-def parse_size(value: object) -> object:
-    """`512M`, `1.5GiB` or a number of bytes as an int; what is no text is passed on.
-
-    Raises:
-        ValueError: no size.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("no size")
-    unit = (match[2] or "").lower()
-    return int(float(match[1]) * 1024 ** (" kmgt".index(unit) if unit else 0))
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
-"""Bytes."""
 
 
 def _setting(default: Any, doc: str, allowed: str, **limits: Any) -> Any:
