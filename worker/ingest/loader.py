@@ -26,8 +26,6 @@ from worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 TEARDOWN_LIMIT_S = 12.0
-
-
 # torch looks whether its processes live only when a wait has run out: so a wait of ours is many short ones.
 _LOOK_EVERY_S = 2.0
 _TIMED_OUT = "DataLoader timed out"
@@ -161,8 +159,6 @@ class Loader:
                 self._loader = build(self._settings, self._dataset, self._feed)
                 self._built()
             self._iterator = iter(self._loader)
-            if self.processes:
-                self._iterator._timeout = min(self._iterator._timeout, _LOOK_EVERY_S)
             child_deaths.hold_back()
         except (OSError, RuntimeError, EOFError) as e:
             self._oldest = 2
@@ -214,6 +210,8 @@ class Loader:
         limit = self._settings.antenna_api_dataloader_timeout_s
         end = time.monotonic() + limit
         while True:
+            if self.processes and limit:
+                self._iterator._timeout = max(0.01, min(_LOOK_EVERY_S, end - time.monotonic()))
             try:
                 batch: Batch | None = next(self._iterator, None)
             except RuntimeError as e:
@@ -222,10 +220,7 @@ class Loader:
                 _check_alive(self._iterator)
                 if time.monotonic() >= end:
                     raise RuntimeError(f"{_TIMED_OUT} after {limit} seconds") from e
-                self._iterator._timeout = max(0.01, min(_LOOK_EVERY_S, end - time.monotonic()))
             else:
-                if self.processes and limit:
-                    self._iterator._timeout = min(_LOOK_EVERY_S, limit)
                 return batch
 
     def next(self) -> Batch | None:

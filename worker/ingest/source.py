@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,13 @@ from typing import Protocol
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.schemas import AntennaError, Task
-from worker.draining import Drain
+from worker.draining import Drain, StopWaiting
 from worker.guard.tuner import JobTuner
 from worker.ingest.batch import Batch, BatchRequest
 from worker.ingest.pace import Pace
 from worker.ingest.staging import Stager
+
+log = logging.getLogger(__name__)
 
 # How long one wait for staged files lasts, until it is seen whether the worker shall drain.
 _WAIT_S = 0.2
@@ -86,7 +89,6 @@ class JobSource:
         self._at_work = False
         self.error: AntennaError | None = None
         self.reserved = 0
-        self.batches = 0
 
     def look(self) -> bool:
         """Reserve the first tasks, before a loader is built for them. Returns whether there are any."""
@@ -102,7 +104,6 @@ class JobSource:
             return None
         request = BatchRequest(tasks, self._job_id, self._tuner.batch_bytes())
         self._in_flight.append(request)
-        self.batches += 1
         return request
 
     def arrived(self, batch: Batch) -> None:
@@ -195,6 +196,13 @@ class JobSource:
         try:
             with self._drain.interruptible():
                 offered = self._client.reserve(self._job_id, count)
+        except StopWaiting:
+            # What the server has given out meanwhile has no name here.
+            log.warning(
+                "job %s: a reservation was cut short: up to %s tasks left to the server's redelivery",
+                *(self._job_id, count),
+            )
+            raise
         except AntennaError as e:
             self.error = e
             offered = []

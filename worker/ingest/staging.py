@@ -181,9 +181,8 @@ class Stager:
         need, deadline = 0, None
         try:
             prepare(self._directory)
-            prepare(
-                one.path.parent
-            )  # A link in its place is found here, before anything is looked for behind it.
+            # A link in its place is found here, before anything is looked for behind it.
+            prepare(one.path.parent)
             if adopt(one.path):
                 return one.path
             while not self._resting:
