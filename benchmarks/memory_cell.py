@@ -23,6 +23,7 @@ from worker.cpu import set_torch_threads
 from worker.draining import Drain
 from worker.guard.budget import Budget
 from worker.guard.tuner import Tuning
+from worker.guard.watchdog import Watchdog
 from worker.ingest.batch import Batch
 from worker.ingest.limits import ImageLimits
 from worker.ingest.loader import Loader
@@ -90,6 +91,7 @@ class Cell:
             pace=pace,
             drain=self._drain,
             process=self._take,
+            watchdog=Watchdog(),
             measure=False,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import socket
 import sys
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from worker import exit_codes
+from worker import exit_codes, logs
 from worker.cpu import wait_passively
 
 if TYPE_CHECKING:
@@ -57,13 +56,15 @@ def run_command(
     env_file: EnvFile = None,
     log_level: LogLevel = "info",
 ) -> None:
-    """Poll for jobs, work on their images, post the results; until SIGTERM or SIGINT.
+    """Poll for jobs, work on their images, post the results; until SIGTERM, SIGINT or SIGUSR1.
 
-    Exit codes: 0 drained as told, 69 server unreachable for too long, 70 internal error, 77 refused by the
-    server (401 or 403), 78 bad settings or model files. Of several workers (AMI_INSTANCES) the highest counts.
+    Exit codes: 0 drained as told, 69 server unreachable for too long, 70 internal error or hang, 75 drained, and
+    a new process is wanted, 77 refused by the server (401 or 403), 78 bad settings or model files. Of several
+    workers (AMI_INSTANCES) the highest counts.
     """
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
+    logs.to_stderr(log_level, loaded.settings.worker_log_format)
     _say_remarks(loaded)
     _start_several(loaded.settings, ends_by_itself=once or max_polls is not None)
     if loaded.settings.diag_trace:
@@ -246,15 +247,7 @@ def _log_to_stderr(level: str) -> None:
         raise typer.BadParameter(
             f"{level!r}: must be one of {', '.join(LOG_LEVELS)}", param_hint="--log-level"
         )
-    # Of several workers that write to one place each line says whose it is.
-    whose = "[%(process)d] " if "AMIDIAG_PARENT_FD" in os.environ else ""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format=f"%(asctime)s {whose}%(levelname)-7s %(name)s: %(message)s",
-    )
-    # torch warns once per loader about pinning without an accelerator: into the log with it, not past it.
-    logging.captureWarnings(capture=True)
+    logs.to_stderr(level)
 
 
 def _read_or_exit(env_file: Path | None) -> Loaded:

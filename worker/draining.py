@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish what is in hand, start nothing new. A second signal ends the process at once."""
+"""SIGTERM, SIGINT and SIGUSR1: finish what is in hand, start nothing new. A second signal ends the process at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import weakref
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 POKE = signal.SIGURG  # without a handler it is ignored, and nobody else sends it
 POKE_EVERY_S = 0.05
 
@@ -61,6 +61,7 @@ class Drain:
     def uninstall(self) -> None:
         """Give the signals back to Python's own handlers."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.set_wakeup_fd(-1)
         if self._pipe is not None and self._thread is not None:

@@ -18,12 +18,16 @@ from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal, describe
 from worker.antenna.posting import ResultPoster
 from worker.antenna.schemas import AntennaError, BadAnswerError, Job, UnauthorizedError, UnavailableError
+from worker.antenna.spool import Spool
 from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
 from worker.guard.budget import Budget
+from worker.guard.footprint import Footprint
+from worker.guard.recycle import Recycler
 from worker.guard.throttle import HIGH
 from worker.guard.tuner import JobTuner, Tuning
 from worker.guard.usage import own_usage
+from worker.guard.watchdog import Watchdog
 from worker.guard.words import size_in_words
 from worker.ingest.batch import Batch
 from worker.ingest.limits import ImageLimits
@@ -61,8 +65,10 @@ class Worker:
         slugs: Sequence[str],
         load: Callable[[str], Pipeline],
         device: torch.device,
+        watchdog: Watchdog,
     ) -> None:
         self._settings = settings
+        self._watchdog = watchdog
         self._client = client
         self._page = page
         self._drain = drain
@@ -82,16 +88,27 @@ class Worker:
         self._loader = self._new_loader() if serves_many_jobs(settings) else None
         self._failed_visits = 0
         self._reach = Reach(settings.antenna_unreachable_limit_s)
+        self._recycler = Recycler(settings)
+        self._recycle: str | None = None
+        self._jobs = 0
+        self._footprint = Footprint()
+        spool = Spool.of(settings)
+        log.info("%s", spool.why)
         self._poster = ResultPoster(
             client,
             self._journal,
             max_pending=settings.antenna_max_pending_posts,
             give_up_after_s=settings.antenna_unreachable_limit_s,
             accepted=lambda: page.count("posts"),
+            spool=spool,
+            hurry=lambda: drain.requested,
+            hurry_s=settings.worker_drain_limit_s,
         )
 
-    def run(self, max_polls: int | None = None) -> None:
-        """Work until told to drain, or for `max_polls` polls.
+    def run(self, max_polls: int | None = None) -> str | None:
+        """Work until told to drain, until a new process is wanted, or for `max_polls` polls.
+
+        Returns why a new process is wanted; None where it is not.
 
         Raises:
             UnauthorizedError: the server refused this worker.
@@ -100,24 +117,56 @@ class Worker:
         """
         polls = 0
         try:
-            while not self._drain.requested and polls != max_polls:
+            self._post_left()
+            while not self._ending and polls != max_polls:
                 worked = self._poll()
                 polls += 1
-                if not worked and polls != max_polls:
+                if not worked and polls != max_polls and not self._recycle_due():
                     self._rest()
-            if self._reach.failing and not self._drain.requested:
+            if self._reach.failing and not self._ending:
                 raise self._reach.unreachable()
         except (AntennaError, UnreachableError):
             raise
         except Exception:
             # The work that is done is posted, whatever ended the rest of it.
             with suppress(AntennaError):
-                self._poster.drain()
+                self._drain_posts()
             raise
         finally:
             self._close()
+        return self._recycle
+
+    def keep(self) -> None:
+        """Put the results that are not yet with the server on disk; for a worker that hangs, from any thread."""
+        self._poster.keep()
+
+    @property
+    def _ending(self) -> bool:
+        return self._drain.requested or self._recycle is not None
+
+    def _recycle_due(self) -> bool:
+        """Whether a cap is passed: then no more tasks are taken, and those in hand are finished."""
+        if self._recycle is None:
+            self._recycle = self._recycler.due(self._jobs)
+            if self._recycle is not None:
+                log.warning("a new process is wanted: %s; the work in hand is finished first", self._recycle)
+        return self._recycle is not None
+
+    def _post_left(self) -> None:
+        left = self._poster.take_left()
+        if left:
+            self._page.state("posting")
+            log.info("the results of %s tasks were left by an earlier worker: they are posted first", left)
+            self._drain_posts()
+
+    def _drain_posts(self) -> None:
+        self._watchdog.at(
+            "posting results", self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
+        )
+        self._poster.drain()
 
     def _close(self) -> None:
+        self._watchdog.at("ending")
         self._poster.close()
         if self._loader is not None:
             self._loader.close()
@@ -128,6 +177,7 @@ class Worker:
         """Ask for jobs and visit each. Returns whether one of them handed out a task."""
         self._page.state("polling")
         self._page.count("polls")
+        self._watchdog.at("asking for jobs")
         try:
             with self._drain.interruptible():
                 jobs = self._client.jobs(self._slugs)
@@ -139,14 +189,16 @@ class Worker:
         self._reach.answered()
         worked = False
         for job in jobs:
-            if self._drain.requested:
+            if self._ending:
                 break
             worked |= self._visit(job)
         return worked
 
     def _rest(self) -> None:
         self._page.state("idle")
-        self._drain.sleep(self._reach.pause(self._settings.antenna_idle_sleep_seconds))
+        seconds = self._reach.pause(self._settings.antenna_idle_sleep_seconds)
+        self._watchdog.at("resting", seconds + self._settings.watchdog_s)
+        self._drain.sleep(seconds)
 
     def _visit(self, job: Job) -> bool:
         """Work on a job until it hands out nothing more. Returns whether it went as it should, with tasks."""
@@ -154,6 +206,7 @@ class Worker:
             log.warning("job %s is for the pipeline %s: not ours, skipped", job.id, job.pipeline_slug)
             return False
         self._page.state("job")
+        self._watchdog.at(f"job {job.id}")
         started = time.monotonic()
         tuner = self._tuning.for_job(job.id, job.pipeline_slug)
         source = self._source(job, tuner)
@@ -197,6 +250,7 @@ class Worker:
             drain=self._drain,
             first_task=lambda: self._page.count("jobs"),
             stager=self._stager,
+            hold=lambda: self._recycle is not None or self._poster.failing,
         )
 
     def _new_loader(self) -> Loader:
@@ -211,6 +265,7 @@ class Worker:
             pace=self._pace,
             drain=self._drain,
             process=lambda batch: self._process(job, batch),
+            watchdog=self._watchdog,
             measure=self._budget.bytes is not None,
         )
         tally = visit.run()
@@ -239,6 +294,7 @@ class Worker:
     def _process(self, job: Job, batch: Batch) -> tuple[int, int]:
         """Answer a batch. Returns how many images that were, and how many of them errors."""
         self._page.state("batch")
+        self._watchdog.at(f"a batch of job {job.id}")
         for failure in batch.failures:
             log.warning(
                 "job %s: image %s is answered as an error: %s", job.id, failure.task.image_id, failure.error
@@ -249,14 +305,20 @@ class Worker:
         self._caches.seen(batch.report)
         if self._stager is not None:
             self._stager.done(job.id, [*batch.tasks, *(f.task for f in batch.failures)])
+        self._watchdog.at(
+            "posting results", self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
+        )
         self._poster.submit(job.id, answers)
+        self._recycle_due()
         self._page.state("job")
+        self._watchdog.at(f"job {job.id}")
         return len(answers), sum("error" in a.result for a in answers)
 
     def _finish(self, job: Job, source: JobSource, tally: Tally, seconds: float) -> None:
         """Wait until every result is in, and say what became of the job."""
         self._page.state("draining" if self._drain.requested else "posting")
-        self._poster.drain()
+        self._drain_posts()
+        self._jobs += source.reserved > 0
         left = self._journal.release(job.id)
         if self._stager is not None:
             self._stager.job_ended(job.id)
@@ -278,6 +340,9 @@ class Worker:
             seconds,
             tally.waiting,
         )
+        if source.reserved:
+            log.info("job %s: %s", job.id, self._footprint.line())
+        self._recycle_due()
 
 
 def _stager_for(settings: WorkerSettings) -> Stager | None:

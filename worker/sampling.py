@@ -20,6 +20,7 @@ from worker.draining import Drain, StopWaiting
 from worker.guard.budget import Budget
 from worker.guard.peak import Peak, private_memory
 from worker.guard.tuner import Tuning
+from worker.guard.watchdog import Watchdog
 from worker.ingest.batch import Batch
 from worker.ingest.loader import Loader
 from worker.ingest.pace import Pace
@@ -180,6 +181,7 @@ class Sampler:
                 pace=pace,
                 drain=self._drain,
                 process=lambda batch: self._process(job, batch, pipeline, seen),
+                watchdog=Watchdog(),
                 measure=False,
             )
             visit.run()

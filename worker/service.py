@@ -13,9 +13,13 @@ from worker import exit_codes
 from worker.antenna.schemas import UnauthorizedError, UnavailableError
 from worker.cpu import set_torch_threads
 from worker.draining import Drain
+from worker.exhaustion import ExhaustedError
+from worker.guard.leaving import leave_within
+from worker.guard.watchdog import Watchdog
 from worker.ingest.loader import pins_memory
 from worker.instances import listen_to_parent
 from worker.loop import Worker
+from worker.metrics import served
 from worker.pipelines import Pipeline
 from worker.pipelines.device import DeviceError, device_error, is_out_of_memory
 from worker.pipelines.model_file import ModelError
@@ -26,8 +30,11 @@ from worker.pipelines.spec import PipelineSpec
 from worker.reach import UnreachableError
 from worker.registration import client_for, refused
 from worker.settings import SettingsError, WorkerSettings, public
+from worker.systemd import Notifier
 
 log = logging.getLogger(__name__)
+
+_MODELS_LIMIT_S = 600.0
 
 
 def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
@@ -60,9 +67,21 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
         lambda slug: load(specs[slug], settings, device), settings.max_resident_pipelines
     )
 
-    def work() -> None:
+    notifier = Notifier()
+
+    def hung(what: str) -> None:
+        notifier.status(f"hangs: {what}")
+        if worker is not None:
+            worker.keep()
+
+    worker: Worker | None = None
+    watchdog = Watchdog(settings.watchdog_s, alive=notifier.alive, on_hang=hung)
+
+    def work() -> str | None:
+        nonlocal worker
+        watchdog.at("loading models", _MODELS_LIMIT_S + settings.watchdog_s)
         _try_models(specs, resident)
-        Worker(
+        worker = Worker(
             settings,
             client=client,
             page=page,
@@ -70,20 +89,28 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
             slugs=tuple(specs),
             load=resident.get,
             device=device,
-        ).run(max_polls)
+            watchdog=watchdog,
+        )
+        notifier.ready()
+        return worker.run(max_polls)
 
+    watchdog.start()
     try:
-        code = _ended(work, settings)
+        with served(settings, page):
+            code = _ended(work, settings)
     finally:
+        notifier.stopping()
+        watchdog.stop()
         client.close()
         page.close()
+    leave_within(code)
     return code
 
 
-def _ended(work: Callable[[], None], settings: WorkerSettings) -> int:
+def _ended(work: Callable[[], str | None], settings: WorkerSettings) -> int:
     """Do the work and name the way in which it ended, each in one line."""
     try:
-        work()
+        recycle = work()
     except SettingsError:
         raise
     except UnauthorizedError as e:
@@ -97,14 +124,17 @@ def _ended(work: Callable[[], None], settings: WorkerSettings) -> int:
         return exit_codes.BAD_SETTINGS
     except Exception as e:
         # The boundary of the process: whatever it is, the supervisor must be told.
-        of_device = e if isinstance(e, DeviceError) else device_error(e)
-        if of_device is not None:
-            log.error("%s; a new process is needed, unanswered tasks are left to redelivery", of_device)
+        gone = e if isinstance(e, DeviceError | ExhaustedError) else device_error(e)
+        if gone is not None:
+            log.error("%s; a new process is needed, unanswered tasks are left to redelivery", gone)
         elif is_out_of_memory(e):
             log.error("too little memory on the device for a pipeline alone: %s", e)
         else:
             log.exception("internal error")
         return exit_codes.INTERNAL
+    if recycle is not None:
+        log.info("drained, to be replaced: %s", recycle)
+        return exit_codes.RECYCLE
     log.info("drained")
     return exit_codes.DRAINED
 

@@ -250,6 +250,68 @@ class WorkerSettings(BaseModel):
         "a number > 0",
         gt=0.0,
     )
+    worker_watchdog_s: float = _setting(
+        0.0,
+        "Longest time that the worker may be at one thing (a batch, a model, a call) without getting on, in "
+        "seconds; then it says where it hangs and ends with code 70. 0 means four times AMI_VISIBILITY_TIMEOUT_S, "
+        "and at least 120.",
+        "a number ≥ 0",
+        ge=0.0,
+    )
+    worker_drain_limit_s: float = _setting(
+        60.0,
+        "Longest time for posting what is done once the worker was told to drain, in seconds; what the server "
+        "has not taken by then is kept in AMI_WORKER_SPOOL_DIR.",
+        "a number ≥ 0",
+        ge=0.0,
+    )
+    worker_spool_dir: str = _setting(
+        "auto",
+        "Directory for results that the server does not take now; they are posted first at the next start. auto "
+        "means the service's own under systemd ($STATE_DIRECTORY), else ami-worker in $XDG_STATE_HOME or "
+        "~/.local/state. Empty means none: results wait in memory only.",
+        "a directory that exists or can be made, auto, or empty",
+    )
+    worker_spool_max_bytes: Size = _setting(
+        1024**3, "Most that the results in AMI_WORKER_SPOOL_DIR may take.", SIZE_IN_WORDS, gt=0
+    )
+    worker_max_fds_percent: float = _setting(
+        80.0,
+        "Share of its FD limit at which the worker, or a loader process, is replaced: the work in hand is "
+        "finished and posted, then the worker ends with code 75. 0 means never.",
+        "a number from 0 to 100",
+        ge=0.0,
+        le=100.0,
+    )
+    worker_max_memory: str = _setting(
+        "90%",
+        "Memory of the worker with its loader processes at which it is replaced, in the same way: a size, or a "
+        "share of what cgroup and host leave at its start. 0 means never. Of several instances each has its part.",
+        f"a percentage up to 100 %, {SIZE_IN_WORDS}, or 0",
+    )
+    worker_max_age_s: float = _setting(
+        0.0,
+        "Age in seconds at which the worker is replaced, in the same way. 0 means never.",
+        "a number ≥ 0",
+        ge=0.0,
+    )
+    worker_max_jobs: int = _setting(
+        0,
+        "Jobs after which the worker is replaced, in the same way. 0 means never.",
+        "a whole number ≥ 0",
+        ge=0,
+    )
+    worker_log_format: str = _setting(
+        "text", "How log lines are written: as text, or one JSON object each.", "text or json"
+    )
+    metrics_port: int = _setting(
+        0,
+        "Port on which the worker shows its counters and its health to Prometheus. 0 means none. Of several "
+        "instances each takes the next one.",
+        "a whole number from 0 to 65535",
+        ge=0,
+        le=65535,
+    )
     diag_trace: bool = _setting(
         False,
         "Keep from where this worker and its loader processes open FDs and shared memory, for `amidiag trace`.",
@@ -300,7 +362,14 @@ class WorkerSettings(BaseModel):
             raise ValueError("no such lifetime")
         return value
 
-    @field_validator("memory_budget")
+    @field_validator("worker_log_format")
+    @classmethod
+    def _is_log_format(cls, value: str) -> str:
+        if value not in ("text", "json"):
+            raise ValueError("no such format")
+        return value
+
+    @field_validator("memory_budget", "worker_max_memory")
     @classmethod
     def _is_budget(cls, value: str) -> str:
         share = _SHARE.fullmatch(value.strip())
@@ -313,18 +382,41 @@ class WorkerSettings(BaseModel):
     @property
     def memory_share(self) -> float | None:
         """The budget as a share of what is available, 0 to 1; None where it is a size."""
-        share = _SHARE.fullmatch(self.memory_budget)
-        return float(share[1]) / 100 if share else None
+        return _share(self.memory_budget)
 
     @property
     def memory_bytes(self) -> int | None:
         """The budget in bytes, 0 for none; None where it is a share."""
-        return None if self.memory_share is not None else int(str(parse_size(self.memory_budget)))
+        return _bytes(self.memory_budget)
+
+    @property
+    def max_memory_share(self) -> float | None:
+        """As `memory_share`, of the memory at which the worker is replaced."""
+        return _share(self.worker_max_memory)
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        """As `memory_bytes`, of the memory at which the worker is replaced."""
+        return _bytes(self.worker_max_memory)
+
+    @property
+    def watchdog_s(self) -> float:
+        """The effective limit of the watchdog, in seconds."""
+        return self.worker_watchdog_s or max(4 * self.visibility_timeout_s, 120.0)
 
     @property
     def pipeline_slugs(self) -> tuple[str, ...]:
         """The slugs named in `AMI_PIPELINES`; empty means all."""
         return tuple(slug.strip() for slug in self.pipelines.split(",") if slug.strip())
+
+
+def _share(amount: str) -> float | None:
+    share = _SHARE.fullmatch(amount)
+    return float(share[1]) / 100 if share else None
+
+
+def _bytes(amount: str) -> int | None:
+    return None if _share(amount) is not None else int(str(parse_size(amount)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 from worker.draining import Drain, StopWaiting
 from worker.guard.tuner import JobTuner
 from worker.guard.usage import own_usage
+from worker.guard.watchdog import Watchdog
 from worker.ingest.batch import Batch, Failure, LoaderReport
 from worker.ingest.loader import Loader, LoaderError
 from worker.ingest.pace import Pace
@@ -53,6 +54,7 @@ class Visit:
         pace: Pace,
         drain: Drain,
         process: Callable[[Batch], tuple[int, int]],
+        watchdog: Watchdog,
         measure: bool,
     ) -> None:
         """`measure`: look at what the worker really uses, for the sake of a memory budget."""
@@ -63,6 +65,7 @@ class Visit:
         self._pace = pace
         self._drain = drain
         self._process = process
+        self._watchdog = watchdog
         self._measure = measure
         self.tally = Tally()
         # Batches that came from the loader: what is given up is none.

@@ -14,6 +14,7 @@ from amidiag.soak.antenna import AntennaServer, ServerConfig
 from amidiag.target.status_page import StatusPage
 from worker.antenna.client import AntennaClient
 from worker.draining import Drain
+from worker.guard.watchdog import Watchdog
 from worker.loop import Worker
 from worker.pipelines import PIPELINES, load_pipeline
 from worker.pipelines.resident import ResidentPipelines
@@ -94,6 +95,7 @@ def worker(page: StatusPage) -> Iterator[Callable[..., Worker]]:
             slugs=settings.pipeline_slugs or PIPELINES,
             load=ResidentPipelines(lambda slug: load_pipeline(slug, device=device), 0).get,
             device=device,
+            watchdog=Watchdog(),
         )
 
     yield make

@@ -40,6 +40,13 @@ BACK = {
     "AMI_MAX_RESIDENT_PIPELINES": "0",
     "AMI_INSTANCES": "0",
     "AMI_CACHE_DRAIN": "false",
+    "AMI_WORKER_SPOOL_DIR": "",
+    "AMI_WORKER_MAX_FDS_PERCENT": "0",
+    "AMI_WORKER_MAX_MEMORY": "0",
+    "AMI_WORKER_MAX_AGE_S": "0",
+    "AMI_WORKER_MAX_JOBS": "0",
+    "AMI_WORKER_LOG_FORMAT": "text",
+    "AMI_METRICS_PORT": "0",
 }
 # Those that only bound what a single image may cost, or say where something is kept.
 BOUNDS = {
@@ -47,6 +54,9 @@ BOUNDS = {
     "AMI_IMAGE_MAX_PIXELS",
     "AMI_IMAGE_TIMEOUT_S",
     "AMI_STAGING_MAX_BYTES",
+    "AMI_WORKER_WATCHDOG_S",
+    "AMI_WORKER_DRAIN_LIMIT_S",
+    "AMI_WORKER_SPOOL_MAX_BYTES",
     "AMI_DIAG_TRACE",
 }
 
@@ -59,6 +69,7 @@ def test_no_setting_of_ours_is_missing_here() -> None:
     assert {name for name in OURS if changed[name] != OURS[name]} == set(BACK) - {
         # Upstream's already.
         *("AMI_STAGING_DIR", "AMI_MODELS_DIR", "AMI_MAX_RESIDENT_PIPELINES", "AMI_INSTANCES"),
+        *("AMI_WORKER_MAX_AGE_S", "AMI_WORKER_MAX_JOBS", "AMI_WORKER_LOG_FORMAT", "AMI_METRICS_PORT"),
     }
 
 

@@ -26,6 +26,7 @@ def environment(tmp_path: Path, server: AntennaServer | None, **settings: object
         "AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": "fork",
         "AMI_ANTENNA_IDLE_SLEEP_SECONDS": "0.05",
         "AMI_INSTANCES": "1",
+        "AMI_WORKER_SPOOL_DIR": str(tmp_path / "spool"),
         "AMIDIAG_RUNTIME_DIR": str(tmp_path / "run"),
     }
     if server is not None:
@@ -46,6 +47,7 @@ def settings_for(server: AntennaServer, **changes: object) -> WorkerSettings:
         "AMI_ANTENNA_API_AUTH_TOKEN": TOKEN,
         "AMI_ANTENNA_API_DATALOADER_MP_CONTEXT": "fork",
         "AMI_ANTENNA_IDLE_SLEEP_SECONDS": "0",
+        "AMI_WORKER_SPOOL_DIR": "",
     }
     return read(Path("/dev/null"), variables | {k: str(v) for k, v in changes.items()}).settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Any
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.schemas import AntennaError, BadAnswerError, RefusedContentError, UnavailableError
+from worker.antenna.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,14 @@ class ResultPoster:
         max_pending: int,
         give_up_after_s: float,
         accepted: Callable[[], None],
+        spool: Spool | None = None,
+        hurry: Callable[[], bool] = lambda: False,
+        hurry_s: float = math.inf,
     ) -> None:
+        """`hurry`: whether the worker was told to drain; from then on waits last `hurry_s` seconds at most."""
+        self._spool = spool
+        self._hurry = hurry
+        self._hurry_s = hurry_s
         self._client = client
         self._journal = journal
         self._max_pending = max_pending
@@ -61,6 +70,19 @@ class ResultPoster:
         self._closing = threading.Event()
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the server does not take results now: then no more work is to be taken on."""
+        return False
+
+    def take_left(self) -> int:
+        """Take over what earlier workers have left in the spool, to be posted before anything else. How many tasks."""
+        return 0
+
+    def keep(self) -> None:
+        """Put everything that is pending into the spool at once. For the end of a worker that hangs: from any
+        thread, and whatever the others do."""
 
     def submit(self, job_id: int, answers: Sequence[Answer]) -> None:
         """Take answers to be posted; waits while too many are pending.

@@ -71,7 +71,9 @@ class JobSource:
         drain: Drain,
         first_task: Callable[[], None],
         stager: Stager | None = None,
+        hold: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`hold`: whether no more tasks are to be reserved now; those that were are worked on."""
         self._client = client
         self._journal = journal
         self._tuner = tuner
@@ -80,6 +82,7 @@ class JobSource:
         self._drain = drain
         self._first_task = first_task
         self._stager = stager
+        self._hold = hold
         self._pending: deque[Task] = deque()
         # To be loaded one by one: a loader process died with one of them.
         self._alone: deque[Task] = deque()
@@ -175,7 +178,7 @@ class JobSource:
         # What comes again while it is in hand is no work: then it is asked once more.
         for _ in range(_TRIES):
             ask = self._may_ask(count)
-            if ask < 1 or self._exhausted:
+            if ask < 1 or self._exhausted or self._hold():
                 return
             fresh = self._reserve(ask)
             if fresh:
