@@ -8,8 +8,8 @@ from typing import BinaryIO
 import requests
 from urllib3.exceptions import HTTPError
 
+from worker.deadline import deadline, is_over
 from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause
-from worker.ingest.deadline import deadline, is_over
 from worker.ingest.limits import ImageLimits
 
 CHUNK = 1 << 18

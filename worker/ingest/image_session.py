@@ -12,8 +12,8 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_auth_from_url, get_netrc_auth
 from urllib3.util.retry import Retry
 
+from worker.deadline import DeadlineAdapter
 from worker.http import USER_AGENT, proxies_for
-from worker.ingest.deadline import DeadlineAdapter
 
 _HOSTS_KNOWN = 64
 
