@@ -9,6 +9,7 @@ from amidiag.soak.antenna.server import AntennaServer
 from amidiag.soak.antenna.words import (
     Answer,
     AntennaServerError,
+    Delivery,
     FaultSpec,
     ImageSpec,
     JobSpec,
@@ -17,12 +18,14 @@ from amidiag.soak.antenna.words import (
     ServerConfig,
     ServerState,
     TaskCounts,
+    TaskStory,
 )
 
 __all__ = [
     "Answer",
     "AntennaServer",
     "AntennaServerError",
+    "Delivery",
     "FaultSpec",
     "ImageSpec",
     "JobSpec",
@@ -31,4 +34,5 @@ __all__ = [
     "ServerConfig",
     "ServerState",
     "TaskCounts",
+    "TaskStory",
 ]

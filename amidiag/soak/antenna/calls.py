@@ -7,6 +7,7 @@ faults, the body or query (400), the ids in the path (404).
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import traceback
 from collections.abc import Callable
@@ -19,10 +20,15 @@ from amidiag.soak.antenna.parts import Parts
 from amidiag.soak.antenna.poll_gate import ClientGoneError
 from amidiag.soak.antenna.schemas import InvalidError, JobsQuery, batch_size, posted_results, registration
 from amidiag.soak.antenna.task_queue import UnknownJobError
-from amidiag.soak.antenna.words import Route
+from amidiag.soak.antenna.words import ANSWER_KINDS, STATUS_KINDS, FaultSpec, Route
 
 _IMAGE_PATH = "/images/"
-_STATUS_FAULTS = {"503": "Service Unavailable", "401": "Invalid token.", "404": "Not found."}
+_STATUS_FAULTS: dict[str, str] = {
+    "503": "Service Unavailable",
+    "401": "Invalid token.",
+    "404": "Not found.",
+    "429": "Request was throttled.",
+}
 
 
 class _NotFoundError(LookupError):
@@ -97,8 +103,9 @@ class Calls:
         if refused := _refuse_method(route, request.method) or self._refuse_token(route, request):
             return refused
         jobs = self._gate.enter(request.connection) if route.name == "jobs" else None
-        if fault := self._faults.meet(route.name, ("503", "401", "404")):
-            return error_response(int(fault.kind), _STATUS_FAULTS[fault.kind])
+        if fault := self._faults.meet(route.name, STATUS_KINDS):
+            later = {"Retry-After": str(math.ceil(fault.seconds))} if fault.seconds else None
+            return error_response(int(fault.kind), _STATUS_FAULTS[fault.kind], later)
         try:
             if route.name == "jobs":
                 response = self._list_jobs(request, jobs)
@@ -108,8 +115,8 @@ class Calls:
             return error_response(400, str(error))
         except (UnknownJobError, _NotFoundError) as error:
             return error_response(404, f"Not found: {error}")
-        if fault := self._faults.meet(route.name, ("slow", "cut")):
-            return replace(response, slow_s=fault.seconds, cut=fault.kind == "cut")
+        if fault := self._faults.meet(route.name, ANSWER_KINDS):
+            return _spoilt(response, fault)
         return response
 
     def _refuse_token(self, route: _Route, request: Request) -> Response | None:
@@ -137,7 +144,9 @@ class Calls:
             }
             for delivery in deliveries
         ]
-        return json_response(200, {"tasks": tasks})
+        subjects = [delivery.reply_subject for delivery in deliveries]
+        response = json_response(200, {"tasks": tasks})
+        return replace(response, unheard=lambda: self._queue.unheard(subjects))
 
     def _image_url(self, image_id: str) -> str:
         spec = self._images.spec(image_id)
@@ -180,6 +189,18 @@ class Calls:
             raise _NotFoundError(f"no image has the id {identifier}")
         file = self._images.file(spec.trap) if spec.path is None else read_image(spec.path, spec.trap)
         return Response(200, file.data, file.content_type, slow_s=spec.slow_s, cut=spec.cut)
+
+
+def _spoilt(response: Response, fault: FaultSpec) -> Response:
+    kind, seconds = fault.kind, fault.seconds
+    return replace(
+        response,
+        slow_s=seconds if kind == "slow" else 0.0,
+        cut=kind == "cut",
+        reset=kind == "reset",
+        stall_s=0.0 if kind == "slow" else seconds,
+        unanswered=kind == "half-closed",
+    )
 
 
 def _resolve(path: str) -> tuple[_Route | None, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from amidiag.soak.antenna.words import (
     Answer,
+    Delivery,
     FaultSpec,
     ImageSpec,
     JobSpec,
@@ -15,6 +16,7 @@ from amidiag.soak.antenna.words import (
     Registration,
     ServerConfig,
     ServerState,
+    TaskStory,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,17 @@ def encode_answers(answers: list[Answer]) -> list[Json]:
 
 def decode_answers(value: list[Json]) -> list[Answer]:
     return [Answer(**{**answer, "spec": _decode_trap(answer["spec"])}) for answer in value]
+
+
+def encode_stories(stories: Sequence[TaskStory]) -> list[Json]:
+    return [{**story._asdict(), "deliveries": [d._asdict() for d in story.deliveries]} for story in stories]
+
+
+def decode_stories(value: list[Json]) -> list[TaskStory]:
+    return [
+        TaskStory(**{**story, "deliveries": tuple(Delivery(**d) for d in story["deliveries"])})
+        for story in value
+    ]
 
 
 def encode_registrations(registered: Mapping[str, Registration]) -> Json:

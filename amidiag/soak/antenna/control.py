@@ -38,6 +38,7 @@ class Control:
             "list_jobs": parts.board.show,
             "state": self._state,
             "answers": self._answers,
+            "stories": lambda job_id: codec.encode_stories(parts.queue.stories(job_id)),
             "registered": lambda: codec.encode_registrations(parts.registry.registered()),
             "fault": self._fault,
             "clear_faults": parts.faults.clear,
@@ -78,6 +79,10 @@ class Control:
         self._parts.faults.add(spec)
         if spec.kind == "down":
             self._listener.down(spec.seconds)
+        elif spec.kind == "clock-jump":
+            self._parts.clock.jump(spec.seconds)
+        elif spec.kind == "clock-stop":
+            self._parts.clock.stop(spec.seconds)
 
     def _release_poll(self, jobs: list[int] | None) -> bool:
         if jobs is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -15,6 +17,8 @@ BODY_LIMIT = 64 * 1024 * 1024
 """In bytes. A result with thousands of detections is some hundred kB."""
 
 _SLOW_PIECES = 20
+# Linger for 0 seconds: close(2) sends an RST and drops what was not sent (socket(7)).
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Conversation(BaseHTTPRequestHandler):
@@ -71,10 +75,25 @@ class Conversation(BaseHTTPRequestHandler):
         return body
 
     def _send(self, response: Response) -> None:
+        try:
+            self._send_as_told(response)
+        except ConnectionError:
+            response.unheard()
+            raise
+        if not response.reaches_client:
+            response.unheard()
+
+    def _send_as_told(self, response: Response) -> None:
         body = response.body
-        if response.cut:
+        if not response.reaches_client:
             self.close_connection = True
             body = body[: len(body) // 2]
+        if response.unanswered:
+            self.connection.shutdown(socket.SHUT_WR)
+        if response.stall_s:
+            self._wait_for_the_client(response.stall_s)
+        if response.unanswered:
+            return
         head = self._head(response)
         if self.command == "HEAD":
             self.connection.sendall(head)
@@ -83,6 +102,10 @@ class Conversation(BaseHTTPRequestHandler):
             self._send_slowly(body, response.slow_s)
         else:
             self.connection.sendall(head + body)
+        if response.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # Here and not by the listener, which says goodbye with a FIN first.
+            self.connection.close()
 
     def _head(self, response: Response) -> bytes:
         lines = [
@@ -92,9 +115,16 @@ class Conversation(BaseHTTPRequestHandler):
             *(f"{name}: {value}" for name, value in response.headers.items()),
         ]
         # A cut must come as a surprise.
-        if self.close_connection and not response.cut:
+        if self.close_connection and response.reaches_client:
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def _wait_for_the_client(self, seconds: float) -> None:
+        """Do nothing for so long, or until the client has had enough."""
+        gone = select.poll()
+        gone.register(self.connection, select.POLLRDHUP)
+        if gone.poll(1000 * seconds):
+            raise ConnectionAbortedError("the client went away before its answer")
 
     def _send_slowly(self, body: bytes, seconds: float) -> None:
         piece = max(1, -(-len(body) // _SLOW_PIECES))

@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 
-from amidiag.soak.antenna.words import FaultKind, FaultSpec, Route
+from amidiag.soak.antenna.words import SERVER_KINDS, FaultKind, FaultSpec, Route
 
 
 class _ArmedFault:
@@ -19,7 +19,7 @@ class _ArmedFault:
 
 
 class FaultBox:
-    """The faults that are armed. `down` is the listener's and only counted here. Thread-safe."""
+    """The faults that are armed. Those of the whole server are done elsewhere and only counted here. Thread-safe."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -32,7 +32,7 @@ class FaultBox:
         """Arms a fault. The n-th fault of a server always draws the same numbers for its seed."""
         with self._lock:
             self._added += 1
-            if spec.kind == "down":
+            if spec.kind in SERVER_KINDS:
                 self._met[spec.kind] += 1
             else:
                 self._armed.append(_ArmedFault(spec, f"{self._seed}/{self._added}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,16 @@ class Request:
     connection: int
 
 
+def _nobody_minds() -> None:
+    """For an answer without an effect."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
-    """`slow_s` spreads the body over so many seconds, `cut` ends the connection after half of it."""
+    """`slow_s` spreads the body over so many seconds, `cut` ends the connection after half of it, `reset` does so by
+    an RST. `stall_s` holds the whole answer back; with `unanswered` the server's half ends instead of it, at once.
+    `unheard` is called when it could not be sent whole.
+    """
 
     status: int
     body: bytes
@@ -29,6 +37,15 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     slow_s: float = 0.0
     cut: bool = False
+    reset: bool = False
+    stall_s: float = 0.0
+    unanswered: bool = False
+    unheard: Callable[[], None] = _nobody_minds
+
+    @property
+    def reaches_client(self) -> bool:
+        """Whether a patient client gets to see all of it."""
+        return not (self.cut or self.reset or self.unanswered)
 
 
 def json_response(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:

@@ -9,6 +9,7 @@ from amidiag.soak.antenna.image_store import ImageStore
 from amidiag.soak.antenna.job_board import JobBoard
 from amidiag.soak.antenna.meter import Meter
 from amidiag.soak.antenna.poll_gate import PollGate
+from amidiag.soak.antenna.queue_clock import QueueClock
 from amidiag.soak.antenna.registry import Registry
 from amidiag.soak.antenna.task_queue import TaskQueue
 from amidiag.soak.antenna.words import ServerConfig
@@ -19,6 +20,7 @@ class Parts:
     """What the calls of the worker and the words of the controller both act on."""
 
     config: ServerConfig
+    clock: QueueClock
     queue: TaskQueue
     board: JobBoard
     images: ImageStore
@@ -29,9 +31,11 @@ class Parts:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Parts:
-        queue = TaskQueue(config.visibility_timeout_s, config.max_deliver)
+        clock = QueueClock()
+        queue = TaskQueue(config.visibility_timeout_s, config.max_deliver, clock)
         return cls(
             config=config,
+            clock=clock,
             queue=queue,
             board=JobBoard(queue, config.seed),
             images=ImageStore(config.image_cache_bytes),

@@ -22,6 +22,7 @@ from amidiag.soak.antenna.words import (
     Registration,
     ServerConfig,
     ServerState,
+    TaskStory,
 )
 
 _START_LIMIT_S = 60.0
@@ -114,12 +115,16 @@ class AntennaServer:
         """What was answered for each image of a job, in the order of its images."""
         return codec.decode_answers(self._ask("answers", {"job_id": job_id}))
 
+    def stories(self, job_id: int) -> list[TaskStory]:
+        """When each task of a job was handed out and given up, in the order of its images."""
+        return codec.decode_stories(self._ask("stories", {"job_id": job_id}))
+
     def registered(self) -> dict[str, Registration]:
         """The processing services that registered pipelines, by name."""
         return codec.decode_registrations(self._ask("registered"))
 
     def fault(self, spec: FaultSpec) -> None:
-        """Arms a fault. `down` has taken effect when this returns."""
+        """Arms a fault. One of the whole server (`down`, the clock's) has taken effect when this returns."""
         self._ask("fault", {"fault": codec.encode_fault(spec)})
 
     def clear_faults(self) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from amidiag.soak.antenna.words import Result, TaskCounts
+from amidiag.soak.antenna.words import Delivery as Told
+from amidiag.soak.antenna.words import Result, TaskCounts, TaskStory
 
 _Stage = Literal["waiting", "reserved", "results", "errors", "lost"]
 _Count = Literal[_Stage, "total", "redelivered", "answered_twice", "late", "wrong_image"]
@@ -54,6 +55,16 @@ class _Task:
     deliveries: int = 0
     result: Result | None = None
     answers: int = 0
+    story: list[_Handed] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Handed:
+    """A delivery as `words.Delivery` tells it."""
+
+    at: float
+    until: float | None = None
+    unheard: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +95,7 @@ class TaskQueue:
         self._totals: dict[_Count, int] = {}
         self._deliveries = 0
         self._unknown_replies = 0
-        self._by_reply: dict[str, tuple[_Task, float]] = {}
+        self._by_reply: dict[str, tuple[_Task, float, _Handed]] = {}
         self._deadlines: list[tuple[float, int, _Task]] = []
 
     def add_job(self, job_id: int, image_ids: Sequence[str]) -> None:
@@ -123,10 +134,11 @@ class TaskQueue:
         with self._lock:
             now = self._expire()
             job = self._job(job_id)
-            task, deadline = self._by_reply.get(reply_subject, (None, 0.0))
-            if task is None or task.job is not job:
+            found = self._by_reply.get(reply_subject)
+            if found is None or found[0].job is not job:
                 self._unknown_replies += 1
                 return False
+            task, deadline, _ = found
             task.answers += 1
             if not _is_about(result, task.image_id):
                 self._count(job, "wrong_image")
@@ -173,6 +185,26 @@ class TaskQueue:
         with self._lock:
             return [TaskAnswer(task.image_id, task.result, task.answers) for task in self._job(job_id).tasks]
 
+    def unheard(self, reply_subjects: Sequence[str]) -> None:
+        """Notes that the answer which handed these out did not reach the worker."""
+        with self._lock:
+            for subject in reply_subjects:
+                self._by_reply[subject][2].unheard = True
+
+    def stories(self, job_id: int) -> list[TaskStory]:
+        """When each task of a job was handed out and given up. Raises UnknownJobError."""
+        with self._lock:
+            self._expire()
+            return [
+                TaskStory(
+                    task.image_id,
+                    task.stage,
+                    task.answers,
+                    tuple(Told(one.at, one.until, one.unheard) for one in task.story),
+                )
+                for task in self._job(job_id).tasks
+            ]
+
     def _job(self, job_id: int) -> _Job:
         try:
             return self._jobs[job_id]
@@ -192,7 +224,8 @@ class TaskQueue:
             f".{task.deliveries}.{task.number}.{self._deliveries}"
         )
         deadline = now + self._visibility_timeout_s
-        self._by_reply[subject] = (task, deadline)
+        task.story.append(_Handed(time.monotonic()))
+        self._by_reply[subject] = (task, deadline, task.story[-1])
         heapq.heappush(self._deadlines, (deadline, self._deliveries, task))
         self._move(task, "reserved")
         return Delivery(f"job-{job.job_id}-task-{task.number}", task.image_id, subject, task.deliveries)
@@ -206,6 +239,7 @@ class TaskQueue:
             # the deadline is that of the delivery now out, where one is.
             if task.stage != "reserved":
                 continue
+            task.story[-1].until = time.monotonic()
             if task.deliveries >= self._max_deliver:
                 self._move(task, "lost")
             else:

@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from amidiag.soak.traps import TrapSpec
 
 Route = Literal["jobs", "tasks", "result", "projects", "pipelines", "images"]
-FaultKind = Literal["503", "401", "404", "slow", "cut", "down"]
+FaultKind = Literal[
+    "503",
+    "401",
+    "404",
+    "429",
+    "slow",
+    "cut",
+    "reset",
+    "stall",
+    "half-closed",
+    "down",
+    "clock-jump",
+    "clock-stop",
+]
 Result = dict[str, Any]
 """`R` of ANTENNA_API.md: a pipeline's result, or `{"error": text, "image_id": id or null}`."""
 
@@ -22,10 +35,23 @@ _DEFAULT_ROUTES: dict[FaultKind, tuple[Route, ...]] = {
     "503": ("jobs", "tasks", "result"),
     "401": ("jobs", "tasks", "result", "projects", "pipelines"),
     "404": ("images",),
+    "429": ("jobs", "tasks", "result"),
     "slow": ("images",),
     "cut": ("images",),
+    "reset": ("jobs", "tasks", "result"),
+    "stall": ("jobs", "tasks", "result"),
+    "half-closed": ("jobs", "tasks", "result"),
     "down": (),
+    "clock-jump": (),
+    "clock-stop": (),
 }
+STATUS_KINDS: tuple[FaultKind, ...] = ("503", "401", "404", "429")
+"""A request that meets one has no effect."""
+ANSWER_KINDS: tuple[FaultKind, ...] = ("slow", "cut", "reset", "stall", "half-closed")
+"""A request that meets one has had its effect, whatever its client gets to see."""
+SERVER_KINDS: tuple[FaultKind, ...] = ("down", "clock-jump", "clock-stop")
+"""Of the server as a whole, at once, not of a request."""
+_TIMED: tuple[FaultKind, ...] = ("slow", "stall", "half-closed", *SERVER_KINDS)
 
 
 class AntennaServerError(RuntimeError):
@@ -100,12 +126,18 @@ class FaultSpec:
     | 503 | this status; the request has no effect | jobs, tasks, result |
     | 401 | the same | all but images |
     | 404 | the same | images |
+    | 429 | the same, with `Retry-After: seconds` where `seconds` is given (whole ones) | jobs, tasks, result |
     | slow | the body takes `seconds` to arrive | images |
     | cut | half the body, then the end of the connection; the request **has** had its effect | images |
-    | down | every connection is cut and new ones are refused for `seconds` | everything |
+    | reset | the same with an RST for an end | jobs, tasks, result |
+    | stall | no byte of the answer for `seconds`; the request **has** had its effect | jobs, tasks, result |
+    | half-closed | no answer but the end of the server's half; the rest stays open for `seconds` | as stall |
+    | down | every connection is cut and new ones are refused for `seconds`: a restart; the queue stays | everything |
+    | clock-jump | the queue's clock is `seconds` ahead from now on: reservations run out so much earlier | the queue |
+    | clock-stop | the queue's clock stands still for `seconds` | the queue |
 
     It holds for the next `requests` requests, or with `probability` for each one (both: with that
-    probability, at most so often; neither: until `clear_faults()`). `down` takes only `seconds`.
+    probability, at most so often; neither: until `clear_faults()`). `down` and the clock's take only `seconds`.
     Raises ValueError for a combination that means nothing.
     """
 
@@ -124,10 +156,10 @@ class FaultSpec:
             raise ValueError(f"requests: must be 1 or more, not {self.requests}")
         if self.probability is not None and not 0 < self.probability <= 1:
             raise ValueError(f"probability: must be over 0 and at most 1, not {self.probability}")
-        if (self.kind in ("slow", "down")) != (self.seconds > 0):
+        if self.seconds < 0 or (self.kind != "429" and (self.kind in _TIMED) != (self.seconds > 0)):
             raise ValueError(f"seconds: {self.seconds} means nothing for the fault {self.kind!r}")
-        if self.kind == "down" and (self.on or self.requests or self.probability):
-            raise ValueError("down: takes only seconds")
+        if self.kind in SERVER_KINDS and (self.on or self.requests or self.probability):
+            raise ValueError(f"{self.kind}: takes only seconds")
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -200,6 +232,27 @@ class Answer(NamedTuple):
     spec: TrapSpec
     result: Result | None
     times: int
+
+
+class Delivery(NamedTuple):
+    """One time that a task was handed out. Times are of CLOCK_MONOTONIC, which all processes of a host share.
+
+    `unheard`: a fault kept the answer from the worker, which so never knew that it had the task. `until`: when the
+    queue gave it up, None where it was answered before or still may be.
+    """
+
+    at: float
+    until: float | None
+    unheard: bool
+
+
+class TaskStory(NamedTuple):
+    """What became of one task: `fate` is waiting, reserved, results, errors or lost."""
+
+    image_id: str
+    fate: str
+    answers: int
+    deliveries: tuple[Delivery, ...]
 
 
 @dataclass(frozen=True, slots=True)
