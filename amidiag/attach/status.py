@@ -7,9 +7,10 @@ import os
 import stat
 import struct
 import time
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from amidiag.model import Counters, Identity, StatusView
+from amidiag.model import Counters, Health, Identity, StatusView
 from amidiag.procfs.errors import CannotObserve
 from amidiag.procfs.processes import effective_uid, path_from_here
 from amidiag.target.status_page import (
@@ -134,7 +135,7 @@ def _check_owner(path: str, info: os.stat_result, owners: set[int]) -> None:
 
 
 def _decode(path: str, raw: bytes, words: tuple[int, ...]) -> Page:
-    settings, caches = _parse(path, raw[TEXT_AT : TEXT_AT + words[W_TEXT_LEN]])
+    settings, caches, health = _parse(path, raw[TEXT_AT : TEXT_AT + words[W_TEXT_LEN]])
     boot_id = raw[W_BOOT_ID * 8 : W_BOOT_ID * 8 + 36].decode("ascii", "replace")
     state = words[W_STATE]
     view = StatusView(
@@ -142,19 +143,29 @@ def _decode(path: str, raw: bytes, words: tuple[int, ...]) -> Page:
         progress_age=max(0.0, (time.monotonic_ns() - words[W_PROGRESS]) / 1e9),
         counters=Counters(**dict(zip(COUNTERS, words[W_COUNTERS:], strict=False))),
         settings=settings,
+        health=health,
     )
     return Page(Identity(boot_id, words[W_PID], words[W_START]), view, caches)
 
 
-def _parse(path: str, text: bytes) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+def _parse(path: str, text: bytes) -> tuple[dict[str, Any], dict[str, dict[str, int]], Health | None]:
     try:
         parts = json.loads(text)
         settings, caches = parts["settings"], parts["caches"]
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        health = _health(parts.get("health"))
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError) as e:
         raise BadPageError(f"{path} is damaged: its text is not what a status page holds") from e
     if not (isinstance(settings, dict) and isinstance(caches, dict)):
         raise BadPageError(f"{path} is damaged: its settings or caches are no tables")
-    return settings, caches
+    return settings, caches, health
+
+
+def _health(said: Any) -> Health | None:
+    """None where the page says nothing of it. Raises what stands in `_parse` for what cannot be one."""
+    if said is None:
+        return None
+    since = datetime.fromtimestamp(said["since"], UTC).isoformat(timespec="seconds")
+    return Health(bool(said["ok"]), None if said["why"] is None else str(said["why"]), since)
 
 
 class _Look(NamedTuple):

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "words": "SCHEMA VerdictKind Unit Severity CheckOutcome Role ExitCode",
-    "process": "Identity PeerCounts FdTable MemoryUse ShmUse Counters StatusView ProcessObservation DevShm TreeUse "
-    "Observation",
+    "process": "Identity PeerCounts FdTable MemoryUse ShmUse Counters Health StatusView ProcessObservation DevShm "
+    "TreeUse Observation",
     "series": "Verdict Rate Exhaustion SeriesReport RateData",
     "findings": "CallSite Mitigation Finding",
     "soak": "Certificate Quality Answered ResourceValues FlatCheck ArmData GateCheck SoakData RecipeList",

@@ -87,13 +87,26 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the worker can do its work, else why not. `since` is a time, ISO 8601."""
+
+    ok: bool
+    why: str | None
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatusView:
-    """What the worker says of itself on its status page. `progress_age` is in seconds."""
+    """What the worker says of itself on its status page. `progress_age` is in seconds.
+
+    `health` is None where the page says nothing of it, as those of older workers.
+    """
 
     state: str
     progress_age: float | None
     counters: Counters
     settings: Mapping[str, Any] = field(default_factory=dict)
+    health: Health | None = None
 
 
 @dataclass(frozen=True, slots=True)

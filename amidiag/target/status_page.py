@@ -10,7 +10,7 @@ Layout, in native unsigned 64-bit words (one aligned store each, so no counter i
     0 magic   1 version   2 size of the file   3 PID   4 start ticks   5 text sequence (odd while written)
     6 text length   7 state   8 last progress, CLOCK_MONOTONIC ns   9 reserved
     10 polls  11 jobs  12 loaders  13 batches  14 images  15 posts   16..20 boot id, ASCII
-    from byte 512: JSON text with "settings" and "caches"
+    from byte 512: JSON text with "settings", "caches" and "health" (which pages of older writers lack)
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TEXT_AT = 512
 SUFFIX = ".status"
 COUNTERS = ("polls", "jobs", "loaders", "batches", "images", "posts")
 STATES = ("starting", "polling", "idle", "job", "batch", "posting", "draining", "stopped")
+LONGEST_WHY = 500
 
 W_MAGIC, W_VERSION, W_SIZE, W_PID, W_START, W_TEXT_SEQ, W_TEXT_LEN, W_STATE, W_PROGRESS = range(9)
 W_COUNTERS = 10
@@ -65,8 +66,6 @@ class _Memory:
 
     def write_text(self, text: bytes) -> None:
         """Replace the JSON text; its sequence number is odd meanwhile."""
-        if len(text) > PAGE_SIZE - TEXT_AT:
-            text = b'{"settings":{},"caches":{},"truncated":true}'
         # Not `+= 1`: a writing that Ctrl-C has cut short left an odd number behind.
         writing = self.words[W_TEXT_SEQ] | 1
         self.words[W_TEXT_SEQ] = writing
@@ -94,6 +93,8 @@ class StatusPage:
         self.error: str | None = None
         self._memory: _Memory | None = None
         self._settings = "{}"
+        self._sizes = "{}"
+        self._health: dict[str, Any] = {"ok": True, "why": None, "since": time.time()}
         self._pid = os.getpid()
         # Reentrant: a signal handler may write while its own thread is writing.
         self._lock = threading.RLock()
@@ -139,7 +140,7 @@ class StatusPage:
         words[W_SIZE] = PAGE_SIZE
         words[W_PID] = self._pid
         words[W_START] = start
-        memory.write_text(self._text({}))
+        memory.write_text(self._text())
         words[W_STATE] = _STATE_CODE["starting"]
         memory.progress()
         # Last: a page without its magic is not yet one.
@@ -162,6 +163,21 @@ class StatusPage:
         if self._is_ours():
             self._guarded(self._caches, sizes)
 
+    def health(self, ok: bool, why: str | None = None) -> None:
+        """Say whether the program can do its work, else why not. As cheap as a comparison where it is as before."""
+        if self._is_ours():
+            self._guarded(self._say_health, ok, why)
+
+    def read(self) -> dict[str, Any] | None:
+        """What the page says now, for the program itself; None on an inert page.
+
+        Keys: "state", "progress_age" (seconds), "counters", "caches", "health" ("ok", "why", "since" in Unix time).
+        """
+        found: dict[str, Any] = {}
+        if self._is_ours():
+            self._guarded(self._locked, self._read, found)
+        return found or None
+
     def close(self) -> None:
         """On a clean exit: say so, and remove the file. A killed program leaves it, for the post-mortem."""
         self._write(self._close)
@@ -176,8 +192,34 @@ class StatusPage:
 
     def _caches(self, sizes: Mapping[str, Mapping[str, int]]) -> None:
         # The caller's own mappings may block: never under the lock.
-        text = self._text(sizes)
-        self._locked(_Memory.write_text, text)
+        text = _json({name: dict(size) for name, size in sizes.items()})
+        self._locked(self._set_sizes, text)
+
+    def _set_sizes(self, memory: _Memory, sizes: str) -> None:
+        self._sizes = sizes
+        memory.write_text(self._text())
+
+    def _say_health(self, ok: bool, why: str | None) -> None:
+        text = None if ok else str(why or "not said why")[:LONGEST_WHY]
+        self._locked(self._set_health, bool(ok), text)
+
+    def _set_health(self, memory: _Memory, ok: bool, why: str | None) -> None:
+        before = self._health
+        if (before["ok"], before["why"]) == (ok, why):
+            return
+        # What is wrong may change its words: it began when the first of them was said.
+        since = before["since"] if before["ok"] == ok else time.time()
+        self._health = {"ok": ok, "why": why, "since": since}
+        memory.write_text(self._text())
+
+    def _read(self, memory: _Memory, found: dict[str, Any]) -> None:
+        words = memory.words
+        state = words[W_STATE]
+        found["state"] = STATES[state] if state < len(STATES) else str(state)
+        found["progress_age"] = max(0.0, (time.monotonic_ns() - words[W_PROGRESS]) / 1e9)
+        found["counters"] = {name: words[word] for name, word in _COUNTER_WORD.items()}
+        found["caches"] = json.loads(self._sizes)
+        found["health"] = dict(self._health)
 
     def _close(self, memory: _Memory) -> None:
         self._state(memory, "stopped")
@@ -186,9 +228,12 @@ class StatusPage:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
 
-    def _text(self, caches: Mapping[str, Mapping[str, int]]) -> bytes:
-        sizes = _json({name: dict(size) for name, size in caches.items()})
-        return f'{{"settings":{self._settings},"caches":{sizes}}}'.encode()
+    def _text(self) -> bytes:
+        health = _json(self._health)
+        text = f'{{"settings":{self._settings},"caches":{self._sizes},"health":{health}}}'.encode()
+        if len(text) <= PAGE_SIZE - TEXT_AT:
+            return text
+        return f'{{"settings":{{}},"caches":{{}},"health":{health},"truncated":true}}'.encode()
 
     def _is_ours(self) -> bool:
         # By PID too: a child that C code has forked ran no hook. And before the lock is taken: in a

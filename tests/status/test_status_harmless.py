@@ -65,6 +65,7 @@ def test_wrong_words_are_remembered_and_harmless(page: StatusPage) -> None:
     page.caches({(1, 2): {}})  # type: ignore[dict-item]
     page.caches({"a": {"b": Rude()}})  # type: ignore[dict-item]
     page.caches(5)  # type: ignore[arg-type]
+    page.health(False, Rude())  # type: ignore[arg-type]
     page.count("polls")
     assert page.error == "KeyError: 'nope'"
     assert page.path is not None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ import pytest
 from amidiag.attach.status import BadPageError, StatusReader, find_page, read_page
 from amidiag.model import Identity
 from amidiag.procfs.identity import identify
-from amidiag.target.status_page import StatusPage
+from amidiag.target.status_page import TEXT_AT, W_TEXT_LEN, StatusPage
 
 PROGRAM = """
 import os, resource, sys
-from amidiag.target.status_page import StatusPage
+from amidiag.target.status_page import TEXT_AT, W_TEXT_LEN, StatusPage
 page = StatusPage.create(settings={"AMI_NUM_WORKERS": 1})
 assert page.error is None, page.error
 page.count("polls"); page.count("loaders", 3); page.count("images", 24); page.state("job")
@@ -183,4 +184,52 @@ def test_counts_from_many_threads_are_all_there(start, runtime, monkeypatch) -> 
     page.caches({"buffer": {"entries": 2, "bytes": 10}})
     assert page.path is not None
     assert read_page(page.path).caches == {"buffer": {"entries": 2, "bytes": 10}}
+    page.close()
+
+
+def test_health_is_read_from_outside_and_keeps_its_beginning(runtime, monkeypatch) -> None:
+    monkeypatch.setenv("AMIDIAG_RUNTIME_DIR", str(runtime))
+    page = StatusPage.create(settings={"AMI_NUM_WORKERS": 1})
+    page.caches({"buffer": {"entries": 2}})
+    me, reader = identify(os.getpid()), StatusReader()
+    well = reader(me)
+    assert well is not None and well.health is not None
+    assert (well.health.ok, well.health.why) == (True, None)
+    page.health(False, "hangs at a batch")
+    first = page.read()
+    page.health(False, "hangs at a batch, still")
+    ill = reader(me)
+    assert first is not None and ill is not None and ill.health is not None
+    assert (ill.health.ok, ill.health.why) == (False, "hangs at a batch, still")
+    assert datetime.fromisoformat(ill.health.since).timestamp() == int(first["health"]["since"])
+    assert ill.settings == {"AMI_NUM_WORKERS": 1}
+    assert page.path is not None and read_page(page.path).caches == {"buffer": {"entries": 2}}
+    page.health(True)
+    again = page.read()
+    assert again is not None and again["health"]["ok"] and again["health"]["why"] is None
+    assert again["health"]["since"] >= first["health"]["since"]
+    page.close()
+    assert page.read() is None
+
+
+def test_health_outlasts_a_text_that_is_too_long(runtime, monkeypatch) -> None:
+    monkeypatch.setenv("AMIDIAG_RUNTIME_DIR", str(runtime))
+    page = StatusPage.create(settings={"long": "x" * 20_000})
+    page.health(False, "y" * 20_000)
+    view = StatusReader()(identify(os.getpid()))
+    assert view is not None and view.health is not None and not view.health.ok
+    assert view.health.why == "y" * 500
+    assert view.settings == {}
+    page.close()
+
+
+def test_a_page_of_an_older_writer_says_nothing_of_health(runtime, monkeypatch) -> None:
+    monkeypatch.setenv("AMIDIAG_RUNTIME_DIR", str(runtime))
+    page = StatusPage.create()
+    assert page.path is not None
+    text = b'{"settings":{},"caches":{}}'
+    with open(page.path, "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), text, TEXT_AT)
+        os.pwrite(file.fileno(), len(text).to_bytes(8, sys.byteorder), W_TEXT_LEN * 8)
+    assert read_page(page.path).view.health is None
     page.close()

@@ -153,6 +153,10 @@ DAMAGED = [
     b'{"settings":{}}',
     b'{"settings":3,"caches":{}}',
     b'{"settings":{},"caches":[]}',
+    b'{"settings":{},"caches":{},"health":7}',
+    b'{"settings":{},"caches":{},"health":{"ok":1}}',
+    b'{"settings":{},"caches":{},"health":{"ok":true,"why":null,"since":1e99}}',
+    b'{"settings":{},"caches":{},"health":{"ok":true,"why":null,"since":"now"}}',
     b'{"settings":{"a":' + b"9" * 5000 + b'},"caches":{}}',
 ]
 
