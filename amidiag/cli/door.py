@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 from amidiag.cli.options import Option
@@ -136,7 +135,7 @@ def report_error(command: str, text: str, exit_code: int, *, as_json: bool, show
     stderr().write(f"amidiag: {text}\n" if shown is None else shown)
     if as_json:
         try:
-            print_json(replace(envelope(command, exit_code), notes=(text,)))
+            print_json(envelope(command, exit_code, notes=(text,)))
         except CommandError as unwritable:
             stderr().write(f"amidiag: {unwritable}\n")
     return exit_code

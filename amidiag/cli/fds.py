@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
-import click
-
 from amidiag.cli.door import CommandError, Json, envelope, print_json
-from amidiag.cli.options import Argument, Option
+from amidiag.cli.options import Argument, Option, bad_parameter
 from amidiag.model import ExitCode, FdsData
 
 if TYPE_CHECKING:
@@ -47,7 +44,7 @@ def command(
 ) -> int:
     """Show the open FDs of processes by what they lead to, against the limit, and who holds the other ends."""
     if no_peers and (save or since):
-        raise click.BadParameter("--no-peers only counts: it has nothing for --save and --since")
+        raise bad_parameter("--no-peers only counts: it has nothing for --save and --since")
     from amidiag.attach.status import StatusReader
     from amidiag.diagnosis import limits
     from amidiag.procfs.fd_look import look
@@ -93,6 +90,8 @@ def _targets(pids: list[int], name: str | None, speaks: Speaks) -> list[Identity
     targets = [identify(pid) for pid in pids]
     if targets and name is None:
         return targets
+    import re
+
     from amidiag.procfs.select import ami_workers, by_name
 
     if name is None:
@@ -101,7 +100,7 @@ def _targets(pids: list[int], name: str | None, speaks: Speaks) -> list[Identity
         try:
             found = by_name(name)
         except re.error as e:
-            raise click.BadParameter(f"--name {name!r} is no regular expression: {e}") from e
+            raise bad_parameter(f"--name {name!r} is no regular expression: {e}") from e
         missing = f"no process has {name!r} in its name or command line"
     if not (targets or found):
         raise CommandError(missing, ExitCode.CANNOT_OBSERVE)

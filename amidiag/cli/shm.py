@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-import click
-
 from amidiag.cli.door import CommandError, Json, envelope, out, print_json, stderr
-from amidiag.cli.options import Argument, Option
+from amidiag.cli.options import Argument, Option, bad_parameter
 from amidiag.cli.spans import seconds
 from amidiag.model import Envelope, ExitCode, ShmData
 
@@ -66,9 +64,9 @@ def command(
 
 def _check(pid: int | None, *, tree: bool, reap: bool, yes: bool, any_name: bool) -> None:
     if tree and pid is None:
-        raise click.BadParameter("of which process? --tree needs a PID")
+        raise bad_parameter("of which process? --tree needs a PID")
     if (yes or any_name) and not reap:
-        raise click.BadParameter("--yes and --any-name go with --reap")
+        raise bad_parameter("--yes and --any-name go with --reap")
     if reap and not yes and not (sys.stdin and sys.stdin.isatty()):
         raise CommandError(
             "--reap asks before it removes, and there is no terminal: add --yes", ExitCode.USAGE

@@ -21,10 +21,10 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 # A command that goes wrong as no shipped one is known to; `door` and `main` are the real ones.
 BROKEN = """
 import sys
-from amidiag.cli import main
+from amidiag.cli import click_app, commands, main
 def broken() -> int:
     {body}
-main.app.command("broken")(main._interruptible(broken, "interrupted"))
+click_app.app.command("broken")(commands.interruptible(broken, "interrupted"))
 sys.argv[0] = "amidiag"
 main.run()
 """
