@@ -1,7 +1,10 @@
-"""Connections on which no answer outlasts the deadline of its thread, however slowly its bytes drip.
+"""Connections on which no exchange outlasts the deadline of its thread, however slowly its bytes drip.
 
 A socket's own limit is one for each read: a server that sends one byte now and then, of the headers or of the
-body, stays below it for ever.
+body, stays below it for ever. And urllib3 sends a request under the limit that is meant for connecting.
+
+To look a host up and to connect to each of its addresses have limits of their own (resolv.conf(5), and the
+connect timeout); what they took is missing from the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+_PIECE = 64 * 1024
+
 _of_thread = threading.local()
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Within, this thread reads an answer for `seconds` at most; then reading raises TimeoutError."""
+    """Within, this thread sends and reads for `seconds` at most in all; then that raises TimeoutError."""
     _of_thread.end = time.monotonic() + seconds
     try:
         yield
@@ -95,11 +100,34 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Reader(self.fp.detach(), sock))
 
 
-class _Connection(HTTPConnection):
+class _Limited:
+    """What is sent goes out in pieces, each limited by what is left; a sendall over TLS has no limit for the whole."""
+
+    sock: socket.socket | None
+
+    def send(self, data: Any) -> None:
+        """Called by http.client with the headers, and with a body in one piece."""
+        if _left() is None or not isinstance(data, bytes) or not data:
+            super().send(data)  # type: ignore[misc]
+            return
+        for start in range(0, len(data), _PIECE):
+            self._limit()
+            super().send(data[start : start + _PIECE])  # type: ignore[misc]
+
+    def _limit(self) -> None:
+        left = _left()
+        if left is None or self.sock is None:
+            return
+        if left <= 0:
+            raise TimeoutError("the deadline is over")
+        self.sock.settimeout(left)
+
+
+class _Connection(_Limited, HTTPConnection):
     response_class = _Response
 
 
-class _TlsConnection(HTTPSConnection):
+class _TlsConnection(_Limited, HTTPSConnection):
     response_class = _Response
 
 

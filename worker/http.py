@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
+
+from worker.deadline import DeadlineAdapter
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -23,7 +24,7 @@ def new_session(connections: int, retry: Retry | None = None) -> requests.Sessio
     session = requests.Session()
     session.headers["User-Agent"] = USER_AGENT
     for scheme in ("http://", "https://"):
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=retry or 0)
+        adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=connections, max_retries=retry or 0)
         session.mount(scheme, adapter)
     return session
 
@@ -40,6 +41,13 @@ def proxies_for(url: str) -> dict[str, Any] | None:
 
 def cause(error: BaseException) -> str:
     """The innermost reason in a chain of requests' and urllib3's wrappers, in one line."""
+    reason = innermost(error)
+    text = " ".join(str(reason).split())
+    return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error at the bottom of requests' and urllib3's wrappers."""
     reason = error
     for _ in range(16):
         inner = getattr(reason, "reason", None) or reason.__cause__ or reason.__context__
@@ -47,5 +55,4 @@ def cause(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         reason = inner
-    text = " ".join(str(reason).split())
-    return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
+    return reason

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from worker import exit_codes
-from worker.antenna.client import AntennaClient
+from worker.antenna.client import AntennaClient, call_limit_s
 from worker.antenna.schemas import AntennaError, RefusedContentError, UnauthorizedError, UnavailableError
 from worker.pipelines.shelf import chosen_pipelines
 from worker.reach import ADDRESS_HINT
@@ -64,7 +64,11 @@ def refused(error: UnauthorizedError, settings: WorkerSettings) -> str:
 
 def client_for(settings: WorkerSettings) -> AntennaClient:
     """The client that the settings describe."""
-    return AntennaClient(settings.antenna_api_base_url, settings.antenna_api_auth_token.get_secret_value())
+    return AntennaClient(
+        settings.antenna_api_base_url,
+        settings.antenna_api_auth_token.get_secret_value(),
+        limit_s=call_limit_s(settings.visibility_timeout_s),
+    )
 
 
 def service_name(settings: WorkerSettings) -> str:

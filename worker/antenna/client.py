@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import ssl
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import requests
 from requests.auth import AuthBase
 
+from worker.antenna.retry_after import retry_after_s
 from worker.antenna.schemas import (
     BadAnswerError,
     CutAnswerError,
+    ForeignAnswerError,
     Job,
     Project,
     RefusedContentError,
@@ -24,10 +30,23 @@ from worker.antenna.schemas import (
     parse_queued,
     parse_tasks,
 )
-from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, new_session, proxies_for
+from worker.deadline import deadline, is_over
+from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, innermost, new_session, proxies_for
 
 LATER = frozenset({408, 425, 429})
 CONTENT = frozenset({400, 413, 422})
+
+CALL_LIMIT_S = READ_TIMEOUT_S
+SHORTEST_LIMIT_S = 5.0
+LONGEST_BODY = 64 * 1024**2
+
+_PIECE = 64 * 1024
+
+
+def call_limit_s(visibility_s: float) -> float:
+    """How long a call may take, in seconds: half of the visibility time at most, so that what it reserves can
+    still be answered in time. `visibility_s`: 0 for none."""
+    return min(CALL_LIMIT_S, max(SHORTEST_LIMIT_S, visibility_s / 2)) if visibility_s else CALL_LIMIT_S
 
 
 class _Token(AuthBase):
@@ -45,24 +64,21 @@ class AntennaClient:
     """One Antenna server as one worker sees it. May be used by several threads: each has its own session.
 
     Every method raises `UnauthorizedError`, `UnavailableError` or `BadAnswerError` (of which
-    `RefusedContentError` is one), and nothing else for what the server or the network does.
+    `RefusedContentError` is one), and nothing else for what the server or the network does. None takes longer
+    than `limit_s` seconds in all, but for looking up and connecting (`worker.deadline`). Where the server asks
+    to be left alone, what comes too early fails at once, without a request.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        token: str,
-        *,
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        read_timeout_s: float = READ_TIMEOUT_S,
-    ) -> None:
+    def __init__(self, base_url: str, token: str, *, limit_s: float = CALL_LIMIT_S) -> None:
         self.base_url = base_url.rstrip("/")
+        self.limit_s = limit_s
         self._token = _Token(token)
         self._proxies = proxies_for(self.base_url)
-        self._timeout = (connect_timeout_s, read_timeout_s)
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
         self._lock = threading.Lock()
+        # By call: until when (CLOCK_MONOTONIC, seconds) the server asked to be left alone, and in which words.
+        self._quiet: dict[str, tuple[float, UnavailableError]] = {}
 
     def jobs(self, pipelines: Sequence[str]) -> list[Job]:
         """The jobs that wait for one of `pipelines`. One call of this is one poll."""
@@ -72,31 +88,44 @@ class AntennaClient:
             "incomplete_only": "1",
             "dispatch_mode": "async_api",
         }
-        return parse_jobs(self._call("GET", "/jobs", query=query))
+        with self._heeding("jobs"):
+            return parse_jobs(self._call("GET", "/jobs", query=query))
 
     def reserve(self, job_id: int, count: int) -> list[Task]:
         """Reserve up to `count` tasks of a job. An empty list means that there is nothing to hand out now."""
-        return parse_tasks(self._call("POST", f"/jobs/{job_id}/tasks/", body={"batch_size": count}))
+        body = {"batch_size": count}
+        with self._heeding("tasks"):
+            # Not twice: what the first call took would be left to redelivery.
+            return parse_tasks(self._call("POST", f"/jobs/{job_id}/tasks/", body=body, again=False))
 
-    def post_results(self, job_id: int, results: Sequence[Mapping[str, Any]]) -> int | None:
-        """Post results, each `{"reply_subject", "result"}`. Returns how many the server says it took."""
+    def post_results(
+        self, job_id: int, results: Sequence[Mapping[str, Any]], limit_s: float | None = None
+    ) -> int | None:
+        """Post results, each `{"reply_subject", "result"}`. Returns how many the server says it took.
+
+        The same results may be posted again: a server that has them already has lost nothing. What is no
+        answer of this API (a page of whatever stands before the server) is no acceptance: `UnavailableError`.
+        """
         body = {"results": list(results)}
         try:
-            return parse_queued(self._call("POST", f"/jobs/{job_id}/result/", body=body))
+            return parse_queued(self._call("POST", f"/jobs/{job_id}/result/", body=body, limit_s=limit_s))
         except CutAnswerError:
             # Taken all the same: posted again, every task would be answered twice.
             return None
+        except ForeignAnswerError as e:
+            raise UnavailableError(str(e)) from e
 
     def projects(self) -> list[Project]:
         """The projects that this worker may register its pipelines with."""
-        return parse_projects(self._call("GET", "/projects/"))
+        return parse_projects(self._call("GET", "/projects/", limit_s=CALL_LIMIT_S))
 
     def register(
         self, project_id: int, service_name: str, pipelines: Sequence[Mapping[str, Any]]
     ) -> Mapping[str, Any]:
         """Register pipelines with a project. Returns the server's answer."""
         body = {"processing_service_name": service_name, "pipelines": list(pipelines)}
-        answer = self._call("POST", f"/projects/{project_id}/pipelines/", body=body)
+        path = f"/projects/{project_id}/pipelines/"
+        answer = self._call("POST", path, body=body, limit_s=CALL_LIMIT_S, again=False)
         if not isinstance(answer, Mapping):
             raise BadAnswerError("the registration: not an object")
         return answer
@@ -118,50 +147,88 @@ class AntennaClient:
             session.close()
         self._local = threading.local()
 
-    def _call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
-    ) -> Any:
+    @contextmanager
+    def _heeding(self, call: str) -> Iterator[None]:
+        until, error = self._quiet.get(call, (0.0, None))
+        left = until - time.monotonic()
+        if error is not None and left > 0:
+            raise UnavailableError(str(error), retry_after_s=left, status=error.status) from error
         try:
-            response = self._session().request(
-                method,
-                self.base_url + path,
-                params=query,
-                json=body,
-                timeout=self._timeout,
-                proxies=self._proxies,
-                # Django answers GET /jobs with a redirect to /jobs/; a redirected POST would become a GET.
-                allow_redirects=method == "GET",
-                # The status is worth something even where the body fails.
-                stream=True,
-            )
-        except requests.exceptions.InvalidJSONError as e:
-            # An OSError too, though no network is to blame: a number that is not finite.
-            raise RefusedContentError(f"{method} {path}: cannot be sent: {cause(e)}") from e
-        except OSError as e:
-            # requests' own errors are OSErrors; a missing CA bundle or EMFILE may come bare.
-            raise UnavailableError(f"{method} {path}: {cause(e)}") from e
-        with response:
-            self._check(response, f"{method} {path}")
-            try:
-                return response.json()
-            except requests.JSONDecodeError as e:
-                raise BadAnswerError(f"{method} {path}: the answer is not JSON") from e
-            except OSError as e:
-                raise CutAnswerError(f"{method} {path}: {cause(e)}") from e
+            yield
+        except UnavailableError as e:
+            if e.retry_after_s is not None:
+                self._quiet[call] = (time.monotonic() + e.retry_after_s, e)
+            raise
 
-    def _check(self, response: requests.Response, call: str) -> None:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        limit_s: float | None = None,
+        again: bool = True,
+    ) -> Any:
+        """`again`: once more, where the server hung up before it answered, as it does with a connection that has
+        rested for too long, or when it is started anew."""
+        limit = self.limit_s if limit_s is None else limit_s
+        send = partial(
+            self._session().request,
+            method,
+            self.base_url + path,
+            params=query,
+            json=body,
+            timeout=(min(CONNECT_TIMEOUT_S, limit), limit),
+            proxies=self._proxies,
+            # Django answers GET /jobs with a redirect to /jobs/; a redirected POST would become a GET.
+            allow_redirects=method == "GET",
+            # The status is worth something even where the body fails.
+            stream=True,
+        )
+        with deadline(limit):
+            try:
+                try:
+                    response = send()
+                except OSError as e:
+                    if not (again and _hung_up(e)):
+                        raise
+                    response = send()
+            except requests.exceptions.InvalidJSONError as e:
+                # An OSError too, though no network is to blame: a number that is not finite.
+                raise RefusedContentError(f"{method} {path}: cannot be sent: {cause(e)}") from e
+            except OSError as e:
+                # requests' own errors are OSErrors; a missing CA bundle or EMFILE may come bare.
+                raise UnavailableError(f"{method} {path}: {_why(e, limit)}") from e
+            with response:
+                return self._answer(response, f"{method} {path}", limit)
+
+    def _answer(self, response: requests.Response, call: str, limit_s: float) -> Any:
         status = response.status_code
         said = f"{call}: {status} {response.reason}"
-        with suppress(OSError):
-            # Read, so that the connection is kept for the next try.
-            _ = response.ok or response.content
+        try:
+            # Read in any case, so that the connection is kept for the next call.
+            body = _body(response, call)
+        except OSError as e:
+            if response.ok:
+                raise CutAnswerError(f"{call}: {_why(e, limit_s)}") from e
+            body = b""
         if status in (401, 403):
             raise UnauthorizedError(said)
         if status >= 500 or status in LATER:
-            raise UnavailableError(said)
+            raise UnavailableError(said, retry_after_s=retry_after_s(response.headers), status=status)
+        if status in CONTENT:
+            raise RefusedContentError(f"{said} {_detail(body)}".rstrip())
+        if 300 <= status < 400:
+            raise ForeignAnswerError(said)
         if not 200 <= status < 300:
-            kind = RefusedContentError if status in CONTENT else BadAnswerError
-            raise kind(f"{said} {_detail(response)}".rstrip())
+            raise BadAnswerError(f"{said} {_detail(body)}".rstrip())
+        if not body:
+            return None
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as e:
+            raise ForeignAnswerError(f"{call}: the answer is not JSON") from e
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -174,10 +241,27 @@ class AntennaClient:
         return session
 
 
-def _detail(response: requests.Response) -> str:
+def _body(response: requests.Response, call: str) -> bytes:
+    body = bytearray()
+    for piece in response.iter_content(_PIECE):
+        body += piece
+        if len(body) > LONGEST_BODY:
+            raise ForeignAnswerError(f"{call}: an answer of more than {LONGEST_BODY} bytes")
+    return bytes(body)
+
+
+def _hung_up(error: OSError) -> bool:
+    return isinstance(innermost(error), ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
+
+
+def _why(error: OSError, limit_s: float) -> str:
+    return f"no whole answer within {limit_s:g} s" if is_over() else cause(error)
+
+
+def _detail(body: bytes) -> str:
     """What Django REST says of a refused request, shortened; empty where it says nothing of the kind."""
     try:
-        body = response.json()
-    except requests.RequestException:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
         return ""
-    return f"({body['detail']!s:.200})" if isinstance(body, Mapping) and "detail" in body else ""
+    return f"({said['detail']!s:.200})" if isinstance(said, Mapping) and "detail" in said else ""

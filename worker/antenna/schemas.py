@@ -16,7 +16,16 @@ class UnauthorizedError(AntennaError):
 
 
 class UnavailableError(AntennaError):
-    """No usable connection, a time-out, 408, 429 or 5xx: the same call may succeed later."""
+    """No usable connection, a time-out, 408, 429 or 5xx: the same call may succeed later.
+
+    `retry_after_s`: so long the server asked not to be asked again, in seconds; None where it did not say.
+    `status`: of the answer; None where there was none.
+    """
+
+    def __init__(self, text: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class CutAnswerError(UnavailableError):
@@ -25,6 +34,10 @@ class CutAnswerError(UnavailableError):
 
 class BadAnswerError(AntennaError):
     """The server answered, but not as ANTENNA_API.md says; the same call will not do better."""
+
+
+class ForeignAnswerError(BadAnswerError):
+    """What answered does not speak this API at all: a redirect, a page, a body without an end."""
 
 
 class RefusedContentError(BadAnswerError):
