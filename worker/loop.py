@@ -21,7 +21,9 @@ from worker.antenna.schemas import AntennaError, BadAnswerError, Job, Unauthoriz
 from worker.antenna.spool import Spool
 from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
+from worker.exhaustion import Shortage, behind
 from worker.guard.budget import Budget
+from worker.guard.fd_reserve import FdReserve
 from worker.guard.footprint import Footprint
 from worker.guard.recycle import Recycler
 from worker.guard.throttle import HIGH
@@ -44,6 +46,7 @@ from worker.visit import Tally, Visit
 log = logging.getLogger(__name__)
 
 _FAILED_VISITS = 5
+_ASKING, _LOADING = "asking for jobs", "loading images"
 
 
 class Worker:
@@ -66,9 +69,12 @@ class Worker:
         load: Callable[[str], Pipeline],
         device: torch.device,
         watchdog: Watchdog,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """`say`: one line on what it does now, for whoever watches the service."""
         self._settings = settings
         self._watchdog = watchdog
+        self._say = say
         self._client = client
         self._page = page
         self._drain = drain
@@ -88,7 +94,10 @@ class Worker:
         self._loader = self._new_loader() if serves_many_jobs(settings) else None
         self._failed_visits = 0
         self._reach = Reach(settings.antenna_unreachable_limit_s)
+        self._reserve = FdReserve()
+        self._shortage = Shortage(self._reserve)
         self._recycler = Recycler(settings)
+        log.info("a new process takes over at: %s", self._recycler.why)
         self._recycle: str | None = None
         self._jobs = 0
         self._footprint = Footprint()
@@ -125,6 +134,8 @@ class Worker:
                     self._rest()
             if self._reach.failing and not self._ending:
                 raise self._reach.unreachable()
+            if self._shortage.error is not None and not self._ending:
+                raise self._shortage.error
         except (AntennaError, UnreachableError):
             raise
         except Exception:
@@ -138,6 +149,7 @@ class Worker:
 
     def keep(self) -> None:
         """Put the results that are not yet with the server on disk; for a worker that hangs, from any thread."""
+        self._reserve.release()
         self._poster.keep()
 
     @property
@@ -172,6 +184,7 @@ class Worker:
             self._loader.close()
         if self._stager is not None:
             self._stager.close()
+        self._reserve.release()
 
     def _poll(self) -> bool:
         """Ask for jobs and visit each. Returns whether one of them handed out a task."""
@@ -184,9 +197,17 @@ class Worker:
         except StopWaiting:
             return False
         except (UnavailableError, BadAnswerError) as e:
-            self._reach.failed(e)
+            self._page.health(False, f"no usable answer to a poll: {e}")
+            self._say(f"no usable answer to a poll: {e}")
+            missing = behind(e)
+            if missing is not None:
+                self._shortage.met(missing, _ASKING, e)
+            else:
+                self._reach.failed(e)
             return False
         self._reach.answered()
+        self._shortage.over(_ASKING)
+        self._look_at_health()
         worked = False
         for job in jobs:
             if self._ending:
@@ -194,8 +215,20 @@ class Worker:
             worked |= self._visit(job)
         return worked
 
+    def _look_at_health(self) -> None:
+        if self._failed_visits:
+            self._page.health(
+                False, f"no loader has brought a batch in the last {self._failed_visits} visits to jobs"
+            )
+        elif self._poster.failing:
+            self._page.health(False, "the server does not take results")
+        else:
+            self._page.health(True)
+
     def _rest(self) -> None:
         self._page.state("idle")
+        if not self._reach.failing:
+            self._say(f"waiting for jobs; {self._jobs} done")
         seconds = self._reach.pause(self._settings.antenna_idle_sleep_seconds)
         self._watchdog.at("resting", seconds + self._settings.watchdog_s)
         self._drain.sleep(seconds)
@@ -228,8 +261,11 @@ class Worker:
         """A loader that can never do its work would reserve the queue's tasks, again and again, until they are lost."""
         if tally.batches:
             self._failed_visits = 0
+            self._shortage.over(_ASKING, _LOADING)
         elif tally.failed:
             self._failed_visits += 1
+            if tally.exhausted is not None:
+                self._shortage.met(tally.exhausted, _LOADING, "no loader has brought a batch")
         if self._failed_visits >= _FAILED_VISITS:
             raise LoaderError(f"no loader has brought a batch in {_FAILED_VISITS} visits to jobs in a row")
 
@@ -248,10 +284,14 @@ class Worker:
             self._pace,
             job_id=job.id,
             drain=self._drain,
-            first_task=lambda: self._page.count("jobs"),
+            first_task=lambda: self._began(job),
             stager=self._stager,
             hold=lambda: self._recycle is not None or self._poster.failing,
         )
+
+    def _began(self, job: Job) -> None:
+        self._page.count("jobs")
+        self._say(f"job {job.id} ({job.pipeline_slug})")
 
     def _new_loader(self) -> Loader:
         return Loader(self._settings, built=lambda: self._page.count("loaders"))
@@ -309,6 +349,7 @@ class Worker:
             "posting results", self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
         )
         self._poster.submit(job.id, answers)
+        self._recycler.worked()
         self._recycle_due()
         self._page.state("job")
         self._watchdog.at(f"job {job.id}")

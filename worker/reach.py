@@ -1,9 +1,11 @@
-"""How long the server has given no usable answer."""
+"""How long, how often and why the server has given no usable answer."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections import Counter
 
 from worker.antenna.schemas import AntennaError, BadAnswerError
 
@@ -11,6 +13,10 @@ log = logging.getLogger(__name__)
 
 
 ADDRESS_HINT = "is AMI_ANTENNA_API_BASE_URL right, with /api/v2?"
+
+# So many different causes are told apart while the server is out of reach; whatever else comes is counted as one.
+_CAUSES = 8
+_OTHER = "other causes"
 
 
 class UnreachableError(Exception):
@@ -23,43 +29,66 @@ class Reach:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._since: float | None = None
+        self._causes: Counter[str] = Counter()
         self._last = ""
         self._hint = ""
+        self._wait_until = 0.0
 
     @property
     def failing(self) -> bool:
         """Whether the last answer was no good one."""
         return self._since is not None
 
+    @property
+    def polls(self) -> int:
+        """How many polls in a row have failed."""
+        return self._causes.total()
+
     def answered(self) -> None:
         """The server gave a good answer."""
         if self._since is not None:
-            log.info("the server answers again, after %.0f s", time.monotonic() - self._since)
-        self._since, self._last = None, ""
+            seconds = time.monotonic() - self._since
+            log.info("the server answers again, after %.0f s and %s failed polls", seconds, self.polls)
+        self._since, self._last, self._wait_until = None, "", 0.0
+        self._causes.clear()
 
     def failed(self, error: AntennaError) -> None:
-        """The server gave none. The cause is logged once, not on every poll.
+        """The server gave none. Each cause is logged once until it answers again, however they alternate.
 
         Raises:
             UnreachableError: for longer than the limit.
         """
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if str(error) != self._last:
-            self._last = str(error)
-            self._hint = f": {ADDRESS_HINT}" if isinstance(error, BadAnswerError) else ""
+        self._wait_until = now + (getattr(error, "retry_after_s", None) or 0.0)
+        self._last = str(error)
+        self._hint = f": {ADDRESS_HINT}" if isinstance(error, BadAnswerError) else ""
+        if self._count(error):
             log.warning("no usable answer, trying again for up to %.0f s: %s", self._limit_s, error)
         if now - self._since >= self._limit_s:
             raise self.unreachable()
 
     def pause(self, wanted_s: float) -> float:
-        """How long to wait before the next try: as wanted, but not past the limit."""
+        """How long to wait before the next try: as wanted, or longer as the server asks, not past the limit."""
         if self._since is None:
             return wanted_s
-        return max(0.0, min(wanted_s, self._since + self._limit_s - time.monotonic()))
+        now = time.monotonic()
+        return max(0.0, min(max(wanted_s, self._wait_until - now), self._since + self._limit_s - now))
 
     def unreachable(self) -> UnreachableError:
-        """The error that ends the worker, with the last cause in words."""
+        """The error that ends the worker, with the last cause in words, and how often each one came."""
         since = 0.0 if self._since is None else time.monotonic() - self._since
         how_long = f" for {since:.1f} s" if since >= 0.1 else ""
-        return UnreachableError(f"no usable answer{how_long}: {self._last}{self._hint}")
+        how_often = f" in {self.polls} polls" if self.polls > 1 else ""
+        counts = "; ".join(f"{count} × {cause}" for cause, count in self._causes.most_common())
+        every = f" (all: {counts})" if len(self._causes) > 1 else ""
+        return UnreachableError(f"no usable answer{how_long}{how_often}: {self._last}{self._hint}{every}")
+
+    def _count(self, error: AntennaError) -> bool:
+        """Whether it is the first of its kind."""
+        # An address in memory is another one at every poll.
+        kind = re.sub(r" at 0x[0-9a-f]+", "", str(error))
+        if kind not in self._causes and len(self._causes) >= _CAUSES:
+            kind = _OTHER
+        self._causes[kind] += 1
+        return self._causes[kind] == 1 and kind != _OTHER

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.draining import Drain, StopWaiting
+from worker.exhaustion import exhausted
 from worker.guard.tuner import JobTuner
 from worker.guard.usage import own_usage
 from worker.guard.watchdog import Watchdog
@@ -39,6 +40,8 @@ class Tally:
     batches: int = 0
     waiting: float = 0.0
     failed: bool = False
+    # What the worker had run out of when its loader failed last.
+    exhausted: str | None = None
 
 
 class Visit:
@@ -144,6 +147,7 @@ class Visit:
         if of_device is not None:
             raise of_device from error
         log.error("job %s: the loader failed: %s", self._job_id, error)
+        self.tally.exhausted = exhausted(error)
         given_up = self._source.loader_died(error.suspect)
         late = self._source.leave_overdue()
         if late:

@@ -13,7 +13,7 @@ from worker.guard.usage import Usage, own_usage, tree_usage
 from worker.guard.words import size_in_words
 from worker.settings import WorkerSettings
 
-__all__ = ["Budget", "Usage", "tree_usage"]
+__all__ = ["Budget", "Left", "Usage", "memory_left", "tree_usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,7 @@ class Budget:
         A share is of what cgroup and host leave, this process included, and is divided by the number of
         `instances` that run side by side, as is `/dev/shm`; a size holds for each of them.
         """
-        try:
-            around: Surroundings | None = surroundings(os.getpid())
-        except CannotObserve:
-            around = None
+        around = _around()
         room = _shm_room(around)
         shm_bytes = None if room is None else room // instances
         amount, why = _amount(settings, _left(around), instances)
@@ -47,33 +44,44 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
-    """What can still be used, by whose word."""
+class Left:
+    """What can still be used, in bytes, and by whose word: the host's or the cgroup's."""
 
     bytes: int
     by: str
 
+    def __str__(self) -> str:
+        return f"{size_in_words(self.bytes)} that the {self.by} leaves"
 
-def _amount(settings: WorkerSettings, left: _Left | None, instances: int) -> tuple[int | None, str]:
+
+def memory_left() -> Left | None:
+    """What host and cgroup leave to this process, with what it and its descendants have already; None if unknown."""
+    return _left(_around())
+
+
+def _amount(settings: WorkerSettings, left: Left | None, instances: int) -> tuple[int | None, str]:
     share, size = settings.memory_share, settings.memory_bytes
     if not share and not size:
         return None, f"no memory budget (AMI_MEMORY_BUDGET={settings.memory_budget})"
     if size:
-        beyond = f", more than the {_said(left)}" if left is not None and size > left.bytes else ""
+        beyond = f", more than the {left}" if left is not None and size > left.bytes else ""
         return size, f"memory budget {size_in_words(size)} as set{beyond}"
     assert share is not None
     if left is None:
         return None, "no memory budget: what cgroup and host leave cannot be read"
     amount = int(share * left.bytes / instances)
     among = f", for each of {instances} instances" if instances > 1 else ""
-    return amount, f"memory budget {size_in_words(amount)}: {share:.0%} of the {_said(left)}{among}"
+    return amount, f"memory budget {size_in_words(amount)}: {share:.0%} of the {left}{among}"
 
 
-def _said(left: _Left) -> str:
-    return f"{size_in_words(left.bytes)} that the {left.by} leaves"
+def _around() -> Surroundings | None:
+    try:
+        return surroundings(os.getpid())
+    except CannotObserve:
+        return None
 
 
-def _left(around: Surroundings | None) -> _Left | None:
+def _left(around: Surroundings | None) -> Left | None:
     """The smaller of what host and cgroup leave to this process, with what it has already."""
     if around is None:
         return None
@@ -81,11 +89,11 @@ def _left(around: Surroundings | None) -> _Left | None:
     own = usage.total if usage is not None else 0
     lefts = []
     if around.memory_available is not None:
-        lefts.append(_Left(around.memory_available + own, "host"))
+        lefts.append(Left(around.memory_available + own, "host"))
     cgroup = around.cgroup
     if cgroup is not None and cgroup.limit is not None:
         used = max(0, (cgroup.used or 0) - reclaimable(cgroup) - own)
-        lefts.append(_Left(max(0, cgroup.limit - used), "cgroup"))
+        lefts.append(Left(max(0, cgroup.limit - used), "cgroup"))
     return min(lefts, key=lambda left: left.bytes, default=None)
 
 
