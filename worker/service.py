@@ -46,6 +46,8 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
     specs = chosen_pipelines(settings)
     drain = Drain()
     drain.install()
+    # Before any process is started, which would have its variables too.
+    notifier = Notifier(lambda: drain.requested)
     listen_to_parent(drain)
     set_torch_threads(settings.num_workers)
     page = StatusPage.create(
@@ -67,10 +69,9 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
         lambda slug: load(specs[slug], settings, device), settings.max_resident_pipelines
     )
 
-    notifier = Notifier()
-
     def hung(what: str) -> None:
         notifier.status(f"hangs: {what}")
+        page.health(False, f"hangs: {what}")
         if worker is not None:
             worker.keep()
 
@@ -90,6 +91,7 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
             load=resident.get,
             device=device,
             watchdog=watchdog,
+            say=notifier.status,
         )
         notifier.ready()
         return worker.run(max_polls)
