@@ -20,6 +20,7 @@ from amidiag.soak.traps import TrapSpec
 from amidiag.target.status_page import StatusPage
 from worker.answers import answer, detect
 from worker.antenna.schemas import Task, UnauthorizedError
+from worker.exhaustion import ExhaustedError
 from worker.ingest.batch import Batch, Failure, LoaderReport
 from worker.ingest.loader import LoaderError
 from worker.loop import Worker
@@ -158,18 +159,36 @@ def test_a_loader_that_fails_on_one_image_costs_no_other(
     assert answer["error"] == "failed to load image: the loader failed with it twice, alone"
 
 
+@pytest.mark.parametrize(
+    ("error", "ends", "words", "reserved"),
+    [
+        (RuntimeError("no such context"), LoaderError, "5 visits to jobs in a row", 20),
+        (
+            OSError(24, "Too many open files"),
+            ExhaustedError,
+            r"EMFILE: Too many open files, .* \(3 in a row\)",
+            12,
+        ),
+    ],
+)
 def test_a_loader_that_can_never_be_built_ends_the_worker_and_not_the_queue(
-    server: AntennaServer, worker: Make, monkeypatch: pytest.MonkeyPatch
+    server: AntennaServer,
+    worker: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    ends: type[Exception],
+    words: str,
+    reserved: int,
 ) -> None:
-    def no_more_fds(*_: object, **__: object) -> None:
-        raise OSError(24, "Too many open files")
+    def never(*_: object, **__: object) -> None:
+        raise error
 
-    monkeypatch.setattr("worker.ingest.loader.build", no_more_fds)
+    monkeypatch.setattr("worker.ingest.loader.build", never)
     monkeypatch.setattr("worker.visit._PAUSE_S", 0.0)
     server.add_job(job(*traps(40)))
-    with pytest.raises(LoaderError, match="5 visits to jobs in a row"):
+    with pytest.raises(ends, match=words):
         worker(server, AMI_ANTENNA_API_BATCH_SIZE=4).run(max_polls=20)
-    assert (server.state().errors, server.state().waiting) == (0, 20)
+    assert (server.state().errors, server.state().waiting) == (0, 40 - reserved)
 
 
 def test_what_a_dead_loader_held_too_long_is_left_to_redelivery(
