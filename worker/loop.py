@@ -380,10 +380,25 @@ class Worker:
             tally.batches,
             seconds,
             tally.waiting,
+            extra={"job": _as_fields(job, tally, seconds)},
         )
         if source.reserved:
-            log.info("job %s: %s", job.id, self._footprint.line())
+            used = self._footprint.after_job()
+            log.info("job %s: %s", job.id, used.line, extra={"job": {"id": job.id}, "uses": used.fields})
         self._recycle_due()
+
+
+def _as_fields(job: Job, tally: Tally, seconds: float) -> dict[str, object]:
+    """For a structured log."""
+    return {
+        "id": job.id,
+        "pipeline": job.pipeline_slug,
+        "images": tally.images,
+        "errors": tally.errors,
+        "batches": tally.batches,
+        "seconds": round(seconds, 3),
+        "waiting_s": round(tally.waiting, 3),
+    }
 
 
 def _stager_for(settings: WorkerSettings) -> Stager | None:
