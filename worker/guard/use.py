@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from amidiag.model import MemoryUse
 from amidiag.procfs.errors import CannotObserve, ProcessGone
-from amidiag.procfs.fds import count, scan
+from amidiag.procfs.fds import count, scan, size_is_count
 from amidiag.procfs.identity import identify
 from amidiag.procfs.memory import read_status
 from amidiag.procfs.processes import ProcStat
@@ -47,6 +47,7 @@ def use_of(pid: int) -> Use:
     and FDs of each process with torch, and 1 µs for each FD. Never smaps.
     """
     try:
+        size_is_count()  # Remembered: at EMFILE it could not be found out any more.
         stats = [stat for stat in read_tree(identify(pid)) if not stat.ended]
         return _whole(stats)
     except CannotObserve:
