@@ -18,6 +18,7 @@ from amidiag.target.inherit import environment
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _START_LIMIT_S = 30.0
+_SPOOL = "AMI_WORKER_SPOOL_DIR"
 
 
 class ProgramError(Exception):
@@ -29,8 +30,9 @@ class Program:
 
     It runs in `directory` (so that no `.env` of the caller is read), in a session of its own (so that
     Ctrl-C reaches the soak first), with its output in `directory/worker.log` and its status page, with
-    `traced` its call-site table too, in `directory/run`. The caller's own `AMI_` variables are left out: a
-    recipe fixes what its point depends on.
+    `traced` its call-site table too, in `directory/run`; results that it must keep go to `directory/spool` unless
+    its settings say otherwise. The caller's own `AMI_` variables are left out: a recipe fixes what its point
+    depends on.
 
     Raises:
         ProgramError: it is not found, or cannot be executed.
@@ -44,16 +46,20 @@ class Program:
         directory: Path,
         *,
         traced: bool = False,
+        within: tuple[str, ...] = (),
     ) -> None:
+        """`within`: the words of a command that becomes the program, in surroundings of its own."""
         directory = directory.resolve()
         self.log = directory / "worker.log"
         self._fault_report = directory / "faults.json"
         self._fault_report.unlink(missing_ok=True)
         self._said = b""
         self._status: int | None = None
-        words = self._words(command, faults)
+        words = [*within, *self._words(command, faults)]
         env = {k: v for k, v in os.environ.items() if not k.startswith("AMI_")}
-        env |= {**settings, "PYTHONUNBUFFERED": "1", "AMIDIAG_RUNTIME_DIR": str(directory / "run")}
+        # Results that this worker leaves are none of the host's other workers' business, nor theirs its own.
+        env |= {_SPOOL: str(directory / "spool"), **settings}
+        env |= {"PYTHONUNBUFFERED": "1", "AMIDIAG_RUNTIME_DIR": str(directory / "run")}
         if traced:
             env = environment(env)
         with self.log.open("wb") as log:

@@ -15,13 +15,17 @@ import runpy
 import sys
 from pathlib import Path
 
-from amidiag.soak.faults import NAMES, accelerator, torch_atexit
+from amidiag.soak.faults import NAMES, accelerator, on_demand, torch_atexit
 
 # The faults import torch before the worker can say how its threads shall wait: idle OpenMP threads that spin beside
 # a loader process on the same cores slow inference down several times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ARM = {"torch-atexit-per-loader": torch_atexit.arm, "emulated-accelerator": accelerator.arm}
+ARM = {
+    "torch-atexit-per-loader": torch_atexit.arm,
+    "emulated-accelerator": accelerator.arm,
+    "loader-on-demand": on_demand.arm,
+}
 
 
 def main() -> None:
