@@ -64,7 +64,8 @@ def run_command(
     """
     _log_to_stderr(log_level)
     loaded = _read_or_exit(env_file)
-    logs.to_stderr(log_level, loaded.settings.worker_log_format)
+    token = loaded.settings.antenna_api_auth_token.get_secret_value()
+    logs.to_stderr(log_level, loaded.settings.worker_log_format, secrets=[token])
     _say_remarks(loaded)
     _start_several(loaded.settings, ends_by_itself=once or max_polls is not None)
     if loaded.settings.diag_trace:
@@ -263,24 +264,24 @@ def _say_remarks(loaded: Loaded) -> None:
     from worker.settings_report import remarks
 
     for line in remarks(loaded):
-        print(f"ami: {line}", file=sys.stderr)
+        logs.say(line)
 
 
 def _bad_settings(error: SettingsError) -> NoReturn:
     for problem in error.problems:
-        print(f"ami: bad setting: {problem}", file=sys.stderr)
+        logs.say(f"bad setting: {problem}", logging.ERROR)
     for unknown in error.unknown:
-        print(f"ami: {unknown}", file=sys.stderr)
+        logs.say(str(unknown))
     raise typer.Exit(exit_codes.BAD_SETTINGS)
 
 
 def _fail(code: int, text: str) -> NoReturn:
-    print(f"ami: {text}", file=sys.stderr)
+    logs.say(text, logging.ERROR)
     raise typer.Exit(code)
 
 
 def _fail_now(text: str) -> NoReturn:
-    print(f"ami: {text}", file=sys.stderr)
+    logs.say(text, logging.ERROR)
     sys.exit(exit_codes.BAD_SETTINGS)
 
 
