@@ -147,7 +147,7 @@ STRIKES: dict[str, Strike] = {
     "kill -9": Strike(_kill),
     "stopped idle": Strike(_stop, between=True),
     "stopped mid-download": Strike(_stop_downloading),
-    "stopped, batch queued": Strike(_stop_queued),
+    "stopped with a batch queued": Strike(_stop_queued),
     "shm file deleted": Strike(_delete_shm),
     "/dev/shm full": Strike(_fill_shm),
     "loader raises": Strike(partial(_trigger, on_demand.RAISE)),
