@@ -11,8 +11,9 @@ import time
 import weakref
 from types import FrameType, TracebackType
 
+from worker import poking
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-POKE = signal.SIGURG  # without a handler it is ignored, and nobody else sends it
 POKE_EVERY_S = 0.05
 
 
@@ -49,10 +50,8 @@ class Drain:
         reader, writer = self._pipe = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(POKE, self._on_poke)
-        self._thread = threading.Thread(
-            target=self._listen, args=(reader, threading.get_ident()), name="ami-drain", daemon=True
-        )
+        poking.on_poke(self._on_poke)
+        self._thread = threading.Thread(target=self._listen, args=(reader,), name="ami-drain", daemon=True)
         self._thread.start()
         for number in SIGNALS:
             signal.signal(number, _left_to_the_thread)
@@ -70,7 +69,7 @@ class Drain:
             self._thread.join()
             os.close(reader)
             self._pipe = self._thread = None
-        signal.signal(POKE, signal.SIG_DFL)
+        poking.no_more(self._on_poke)
 
     def interruptible(self) -> Drain:
         """A context in which a signal raises `StopWaiting`; raised on entry where one came before."""
@@ -95,12 +94,12 @@ class Drain:
     ) -> None:
         self._waiting = False
 
-    def _listen(self, reader: int, main: int) -> None:
+    def _listen(self, reader: int) -> None:
         more = select.poll()
         more.register(reader, select.POLLIN)
         while True:
             if self.requested and self._waiting:
-                signal.pthread_kill(main, POKE)
+                poking.poke()
                 time.sleep(POKE_EVERY_S)
                 if not more.poll(0):
                     continue
@@ -118,7 +117,7 @@ class Drain:
             os._exit(128 + number)
         self.requested = True
 
-    def _on_poke(self, number: int, frame: FrameType | None) -> None:
+    def _on_poke(self) -> None:
         if self.requested and self._waiting:
             self._waiting = False
             raise StopWaiting

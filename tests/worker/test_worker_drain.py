@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from worker import draining
+from worker import draining, poking
 from worker.draining import Drain
 
 pytestmark = pytest.mark.timeout(60)
@@ -103,7 +103,7 @@ def test_a_signal_to_a_forked_child_is_not_one_to_the_worker(drain: Drain) -> No
 
 def test_what_was_installed_can_be_taken_back() -> None:
     def state() -> tuple[Any, ...]:
-        handlers = [signal.getsignal(n) for n in (*draining.SIGNALS, draining.POKE)]
+        handlers = [signal.getsignal(n) for n in (*draining.SIGNALS, poking.SIGNAL)]
         return (handlers, threading.active_count(), len(os.listdir("/proc/self/fd")))
 
     before, drain = state(), Drain()

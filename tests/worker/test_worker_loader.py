@@ -21,6 +21,7 @@ from amidiag.soak.traps import TrapSpec, render
 from worker.antenna.client import AntennaClient
 from worker.antenna.schemas import Task
 from worker.ingest.batch import Batch, BatchRequest
+from worker.ingest.beat import LOADING, Beats
 from worker.ingest.decode import decode
 from worker.ingest.loader import Loader, LoaderError, build, dataset_for
 from worker.ingest.source import Feed
@@ -35,7 +36,7 @@ def configured(**changes: str) -> WorkerSettings:
 
 def loader_for(**changes: str) -> Any:
     settings = configured(**changes)
-    return build(settings, dataset_for(settings), Feed())
+    return build(settings, dataset_for(settings), Feed(), Beats(settings.num_workers))
 
 
 class Lists:
@@ -262,6 +263,14 @@ def test_a_loader_process_that_dies_during_the_wait_ends_the_wait(server: Antenn
         killer.join()
 
 
+def kill_while_loading(loader: Loader, number: int) -> None:
+    assert loader._beats is not None
+    while (shown := loader._beats.read(number)) is None or shown.phase != LOADING:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    loader.processes[number].kill()
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_a_death_during_a_wait_is_noticed_long_before_the_limit_and_the_guilty_request_known(
     server: AntennaServer, method: str
@@ -273,7 +282,7 @@ def test_a_death_during_a_wait_is_noticed_long_before_the_limit_and_the_guilty_r
     with Loader(settings) as loader:
         loader.begin(Lists([first], [second]))
         loader.ask()
-        killer = threading.Timer(2.0, loader.processes[1].kill)
+        killer = threading.Thread(target=kill_while_loading, args=[loader, 1])
         killer.start()
         began = time.monotonic()
         with pytest.raises(LoaderError, match=r"DataLoader worker \(pid") as failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -17,7 +18,8 @@ from torch.utils.data import Dataset, get_worker_info
 from worker import caches
 from worker.antenna.schemas import Task
 from worker.caches import CacheSize
-from worker.ingest import packing
+from worker.exhaustion import ExhaustedError, exhausted
+from worker.ingest import beat, packing
 from worker.ingest.batch import Batch, BatchRequest, Failure, LoaderReport
 from worker.ingest.decode import DecodeError, Header, decode_into, read_header
 from worker.ingest.download import DownloadError
@@ -79,12 +81,20 @@ class ImageDataset(Dataset[Any]):
         return self.__getitems__(request)[0]
 
     def __getitems__(self, request: BatchRequest) -> list[Batch]:
-        """The batch for a request, alone in a list. Never raises: what fails is a `Failure` of its task."""
-        leftovers = caches.drain() if request.drain else {}
-        try:
-            return [self._load(request, leftovers)]
-        except Exception as e:  # noqa: BLE001 - no batch must ever end a loader that holds others
-            return [_failed(request, leftovers, e)]
+        """The batch for a request, alone in a list. What fails is a `Failure` of its task.
+
+        Raises:
+            ExhaustedError: this process or machine has run out of something. That is no answer for an image.
+        """
+        with beat.loading():
+            leftovers = caches.drain() if request.drain else {}
+            try:
+                return [self._load(request, leftovers)]
+            except ExhaustedError:
+                raise
+            except Exception as e:  # noqa: BLE001 - no batch must ever end a loader that holds others
+                _raise_if_ours(e)
+                return [_failed(request, leftovers, e)]
 
     def close(self) -> None:
         """End the threads, connections and cache of this process. With loader processes there are none here."""
@@ -118,8 +128,10 @@ class ImageDataset(Dataset[Any]):
             image.data = tools.files.fetch(job_id, image.task)
             image.header = read_header(image.data, self._limits.max_pixels)
         except Exception as e:  # noqa: BLE001 - of this task only
+            _raise_if_ours(e)
             image.fail(e)
             tools.files.forget(image.task)
+        beat.alive()
 
     def _decode(self, tools: _Tools, pixels: torch.Tensor, image: _Image) -> None:
         assert image.data is not None and image.header is not None and image.at is not None
@@ -130,9 +142,11 @@ class ImageDataset(Dataset[Any]):
                     image.data, image.header, place.reshape(image.header.height, image.header.width, 3)
                 )
         except Exception as e:  # noqa: BLE001 - of this task only
+            _raise_if_ours(e)
             image.fail(e)
             tools.files.forget(image.task)
         finally:
+            beat.alive()
             # Of no use any longer, and as large as a batch together.
             image.data = None
 
@@ -187,6 +201,24 @@ def _report(
 def _failed(request: BatchRequest, leftovers: Mapping[str, CacheSize], error: Exception) -> Batch:
     images = [_Image(task, error=_in_words(error)) for task in request.tasks]
     return _batch(images, packing.flat(0), _report(leftovers))
+
+
+def _raise_if_ours(error: Exception) -> None:
+    """Raise where an image failed because this process or machine has run out of something."""
+    ours = exhausted(error) or _out_of_descriptors()
+    if ours is not None:
+        # With the number, as `exhausted` finds it again in the text that DataLoader makes of it.
+        number = getattr(errno, ours.partition(":")[0])
+        raise ExhaustedError(f"{ours} ({number})") from error
+
+
+def _out_of_descriptors() -> str | None:
+    """A name that could not be looked up for want of a socket is told as "Temporary failure in name resolution"."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as e:
+        return exhausted(e)
+    return None
 
 
 def _in_words(error: Exception) -> str:

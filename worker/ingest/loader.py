@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -16,31 +12,26 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from worker.exhaustion import exhausted
 from worker.ingest import child_deaths, torch_atexit
 from worker.ingest.batch import Batch
+from worker.ingest.beat import Beats
 from worker.ingest.dataset import ImageDataset, collate
 from worker.ingest.limits import ImageLimits
+from worker.ingest.loader_failure import TIMED_OUT, LoaderError, dead_of, explain, first_line, processes_of
+from worker.ingest.loader_process import LoaderProcess
+from worker.ingest.loader_watch import LoaderWatch, WaitEnded, WatchLimits
+from worker.ingest.parent_death import may_be_asked
 from worker.ingest.source import DrainSource, Feed, Source
+from worker.ingest.teardown import kill, shut_down
 from worker.settings import WorkerSettings
+
+__all__ = ["Loader", "LoaderError", "build", "dataset_for", "pins_memory", "serves_many_jobs"]
 
 log = logging.getLogger(__name__)
 
-TEARDOWN_LIMIT_S = 12.0
 # torch looks whether its processes live only when a wait has run out: so a wait of ours is many short ones.
-_LOOK_EVERY_S = 2.0
-_TIMED_OUT = "DataLoader timed out"
-
-
-class LoaderError(Exception):
-    """The loader could not be built, or failed while it held tasks; the text says why.
-
-    `suspect`: with which of the requests in flight, the oldest is 0, a process died, or which was waited for in
-    vain; None where no request is to blame.
-    """
-
-    def __init__(self, text: str, suspect: int | None = None) -> None:
-        super().__init__(text)
-        self.suspect = suspect
+_LOOK_EVERY_S = 0.5
 
 
 def pins_memory(settings: WorkerSettings) -> bool:
@@ -60,7 +51,7 @@ def serves_many_jobs(settings: WorkerSettings) -> bool:
     return settings.antenna_api_dataloader_lifetime == "worker"
 
 
-def build(settings: WorkerSettings, dataset: ImageDataset, feed: Feed) -> DataLoader[Any]:
+def build(settings: WorkerSettings, dataset: ImageDataset, feed: Feed, beats: Beats) -> DataLoader[Any]:
     """The DataLoader that the settings ask for. Starts nothing yet: that is the iterator's doing."""
     common: dict[str, Any] = {
         "batch_sampler": feed,
@@ -78,7 +69,7 @@ def build(settings: WorkerSettings, dataset: ImageDataset, feed: Feed) -> DataLo
         timeout=settings.antenna_api_dataloader_timeout_s,
         prefetch_factor=settings.antenna_api_dataloader_prefetch_factor,
         persistent_workers=serves_many_jobs(settings) or settings.antenna_api_dataloader_persistent_workers,
-        worker_init_fn=in_loader_process,
+        worker_init_fn=LoaderProcess(beats, dies_with_parent=may_be_asked()),
     )
 
 
@@ -90,24 +81,6 @@ def dataset_for(settings: WorkerSettings) -> ImageDataset:
         cache_bytes=settings.image_cache_max_bytes,
         staging_dir=settings.staging_dir,
     )
-
-
-def in_loader_process(worker_id: int) -> None:
-    """Runs first in each loader process: Ctrl-C reaches the whole group, but only the parent drains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="ami-parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End when the worker is killed.
-
-    DataLoader's own watch asks for the parent process. Under forkserver that is the fork server, which lives
-    as long as its children do: both stay for ever, with every batch that was loaded.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 class Loader:
@@ -125,6 +98,11 @@ class Loader:
         self._dataset: ImageDataset | None = None
         self._loader: DataLoader[Any] | None = None
         self._iterator: Any = None
+        self._beats: Beats | None = None
+        self._said: str | None = None
+        self._watch = LoaderWatch(
+            WatchLimits.of(settings.visibility_timeout_s, settings.antenna_api_dataloader_timeout_s)
+        )
         # Which of gc's generations may hold something of this loader: the young ones, until it has worked.
         self._oldest = 1
 
@@ -137,7 +115,7 @@ class Loader:
     @property
     def processes(self) -> Sequence[BaseProcess]:
         """The loader processes that there are now."""
-        return _processes(self._iterator)
+        return processes_of(self._iterator)
 
     def begin(self, source: Source) -> None:
         """Take what to load from `source` from now on; builds the loader if there is none.
@@ -145,7 +123,7 @@ class Loader:
         Raises:
             LoaderError: processes, pipes or shared memory could not be had.
         """
-        if self._iterator is not None and (_is_in_flight(self._iterator) or _dead(self._iterator)):
+        if self._iterator is not None and (_is_in_flight(self._iterator) or dead_of(self._iterator)):
             # Left half way: what still comes is of another job. Or it died while there was nothing to do.
             self.close()
         self._source = source
@@ -154,18 +132,38 @@ class Loader:
             # The iteration goes on by itself when there is something again: no process has to be asked.
             return
         try:
-            if self._loader is None:
-                self._dataset = dataset_for(self._settings)
-                self._loader = build(self._settings, self._dataset, self._feed)
-                self._built()
-            self._iterator = iter(self._loader)
-            child_deaths.hold_back()
-        except (OSError, RuntimeError, EOFError) as e:
+            self._build()
+        except (OSError, RuntimeError, EOFError, WaitEnded) as e:
+            ours = exhausted(e)
             self._oldest = 2
             self.close()
-            raise LoaderError(f"the loader could not be built: {type(e).__name__}: {e}") from e
+            why = f"{ours} ({first_line(e)})" if ours else f"{type(e).__name__}: {first_line(e)}"
+            raise LoaderError(f"the loader could not be built: {why}", exhausted=ours) from e
         if self._settings.avoid_torch_atexit_leak:
             torch_atexit.take_back(self._iterator)
+
+    def _build(self) -> None:
+        if self._loader is None:
+            self._dataset = dataset_for(self._settings)
+            self._beats = self._new_beats()
+            self._loader = build(self._settings, self._dataset, self._feed, self._beats)
+            self._built()
+        if self._settings.num_workers:
+            self._watch.start()
+        with self._watch.building():
+            self._iterator = iter(self._loader)
+        child_deaths.hold_back()
+        assert self._beats is not None
+        self._watch.of(self._iterator, self.processes, self._beats)
+
+    def _new_beats(self) -> Beats:
+        beats = Beats(self._settings.num_workers)
+        if beats.error is not None and beats.error != self._said:
+            self._said = beats.error
+            log.warning(
+                "no signs of life of the loader processes (%s): only their time limit holds", beats.error
+            )
+        return beats
 
     def ask(self) -> None:
         """Hand out what the source gives now, as far as there is room. May wait as the source does."""
@@ -188,20 +186,20 @@ class Loader:
             LoaderError: a loader process died, no batch came in time, or one could not be received.
         """
         try:
-            with child_deaths.reported():
+            with child_deaths.reported(), self._watch.waiting():
                 _check_alive(self._iterator)
                 if self.processes and not _is_in_flight(self._iterator):
                     # DataLoader would end processes that are not to stay, and wait for them without a limit.
                     return None
                 batch = self._within_limit()
-        except Exception as e:
+        except (Exception, WaitEnded) as e:
             # DataLoader re-raises what a loader process raised as its own type, whatever that is.
-            suspect = _suspect(self._iterator, e)
+            error = explain(self._iterator, self._beats, self._watch.trouble, e)
             self._oldest = 2
             # Nothing that is in it is of use any more: its processes need not be asked.
-            _kill(self.processes, "of a loader that failed")
+            kill(self.processes, "of a loader that failed")
             self.close()
-            raise LoaderError(f"{type(e).__name__}: {_first_line(e)}", suspect) from e
+            raise error from e
         if batch is not None:
             self._oldest = 2
         return batch
@@ -215,11 +213,11 @@ class Loader:
             try:
                 batch: Batch | None = next(self._iterator, None)
             except RuntimeError as e:
-                if not (self.processes and str(e).startswith(_TIMED_OUT)):
+                if not (self.processes and str(e).startswith(TIMED_OUT)):
                     raise
                 _check_alive(self._iterator)
                 if time.monotonic() >= end:
-                    raise RuntimeError(f"{_TIMED_OUT} after {limit} seconds") from e
+                    raise RuntimeError(f"{TIMED_OUT} after {limit} seconds") from e
             else:
                 return batch
 
@@ -249,8 +247,13 @@ class Loader:
     def close(self) -> None:
         """Shut the loader processes and the pinning thread down, and give memory back."""
         iterator, self._iterator = self._iterator, None
+        # Before: it would take an end for a death.
+        self._watch.stop()
         if iterator is not None:
-            _shut_down(iterator)
+            shut_down(iterator)
+        if self._beats is not None:
+            self._beats.close()
+            self._beats = None
         if self._loader is not None:
             self._loader._iterator = None
             self._loader = None
@@ -271,72 +274,11 @@ class Loader:
 
 def _is_in_flight(iterator: Any) -> bool:
     """Whether a batch was asked for and has not been given out."""
-    return bool(_processes(iterator)) and iterator._rcvd_idx < iterator._send_idx
+    return bool(processes_of(iterator)) and iterator._rcvd_idx < iterator._send_idx
 
 
 def _check_alive(iterator: Any) -> None:
     """See what torch cannot: a process that was reaped already, or is the fork server's child."""
-    dead = [str(_processes(iterator)[number].pid) for number in _dead(iterator)]
+    dead = [str(processes_of(iterator)[number].pid) for number in dead_of(iterator)]
     if dead:
         raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) has died")
-
-
-def _dead(iterator: Any) -> list[int]:
-    """The numbers of the loader processes that have died. All live until they are told to end."""
-    processes = _processes(iterator)
-    return [n for n, p in enumerate(processes) if not iterator._shutdown and not p.is_alive()]
-
-
-def _suspect(iterator: Any, error: Exception) -> int | None:
-    """See `LoaderError`: the oldest request with a process that died, or the one that was waited for."""
-    if not _processes(iterator):
-        return None
-    held = [number for number, info in iterator._task_info.items() if len(info) == 1]
-    of_dead = [number for number in held if iterator._task_info[number][0] in _dead(iterator)]
-    if of_dead:
-        return int(min(of_dead) - iterator._rcvd_idx)
-    return 0 if str(error).startswith(_TIMED_OUT) else None
-
-
-def _processes(iterator: Any) -> Sequence[BaseProcess]:
-    # Without loader processes the iterator has no such attribute.
-    return getattr(iterator, "_workers", ())
-
-
-def _shut_down(iterator: Any) -> None:
-    """DataLoader's own shutdown, which may hang: on a process that does not answer, or on its pinning thread
-    when that reads what a dead process has written half (FACTS 8). What hangs is left behind."""
-    processes = _processes(iterator)
-    if not processes:
-        return
-    ending = threading.Thread(target=_end, args=[iterator], name="ami-teardown", daemon=True)
-    ending.start()
-    ending.join(TEARDOWN_LIMIT_S)
-    _kill(processes, "does not end")
-    ending.join(TEARDOWN_LIMIT_S)
-    if ending.is_alive():
-        log.error("the shutdown of a loader hangs: it is left behind, with its pipes and its pinning thread")
-
-
-def _end(iterator: Any) -> None:
-    try:
-        iterator._shutdown_workers()
-    except (RuntimeError, OSError) as e:
-        # Of a queue or process that broke before; it is being ended anyway.
-        log.warning("a loader process did not end cleanly: %s", _first_line(e))
-
-
-def _kill(processes: Sequence[BaseProcess], why: str) -> None:
-    for process in processes:
-        if process.is_alive():
-            log.warning("loader process %s %s: killed", process.pid, why)
-            process.kill()
-            process.join(TEARDOWN_LIMIT_S)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    if "Original Traceback" in str(error):
-        # The loader process's own error is the last line of its traceback.
-        return lines[-1].strip()
-    return lines[0].strip() if lines else ""
