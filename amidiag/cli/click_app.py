@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 
 import click
@@ -69,6 +70,7 @@ def app() -> None:
 
 def run_by_click(arguments: list[str], command: str, *, as_json: bool) -> int:
     """Run one command and return its exit code, errors of usage said. Raises CommandError for what else click finds."""
+    gc.enable()  # See start.py.
     try:
         return int(app(arguments, standalone_mode=False) or 0)
     except SystemExit:

@@ -54,9 +54,10 @@ def find_far_ends(
     _settle(listings, holders, _common(listings))
     wanted = wanted_ends(holders, listings)
     fifo_names = fifo_names_of(listings, wanted)
-    wanted.update(link for listing in listings for _, link in listing.lone)
+    for listing in listings:
+        wanted.update([link for _, link in listing.lone])
     sight = search(holders, wanted, _wanted_sockets(holders, listings, sockets), fifo_names)
-    _settle(listings, holders, {link for link in wanted if holders.knows(link)})
+    _settle(listings, holders, holders.known(wanted))
     found = [
         _Process(listing, holders, sight, sockets, (chosen or {}).get(listing.pid)) for listing in listings
     ]
@@ -185,23 +186,25 @@ class _Process:
 
     def _sort_lone(self) -> None:
         lone, sees_all = self._listing.lone, self._sight.all
-        asked = [None] * len(lone) if sees_all else ask_lonely(self.pid, lone)
-        unanswered = [fd for (fd, _), mode in zip(lone, asked, strict=True) if not mode]
-        modes = iter(open_modes(self.pid, unanswered) if unanswered else ())
-        sorts: dict[tuple[str | None, int | None], list[str]] = {}
-        for (fd, _), answer in zip(lone, asked, strict=True):
-            mode = answer or next(modes)
-            word: str | None = "nobody" if answer or sees_all else "unknown"
-            if mode == READ | WRITE:
-                word = "self"
-            elif mode == 0:
-                word = None  # O_PATH: a name of the pipe, no end of it.
-            sorts.setdefault((word, mode), []).append(fd)
-        for (word, mode), fds in sorts.items():
-            if word is not None:
-                self._counts["pipe"][word] += len(fds)
-            of_interest = fds if self._chosen is None else list(filter(self._chosen, fds))
-            self.grouper.add_many("pipe", ("pipe", "pipe"), of_interest, mode, peer=word)
+        # What is asked is whether anyone holds the far end of this FD, and not of which pipe it is.
+        asked = [None] * len(lone) if sees_all else ask_lonely(self.pid, lone, any_pipe=True)
+        for end in (READ, WRITE):
+            fds = [fd for (fd, _), answer in zip(lone, asked, strict=True) if answer == end]
+            self._add_lone("nobody", end, fds)
+        rest = [fd for (fd, _), answer in zip(lone, asked, strict=True) if not answer]
+        modes = open_modes(self.pid, rest) if rest else []
+        # A descriptor opened O_RDWR is its own far end; one opened O_PATH is a name of the pipe, no end of it.
+        words: dict[int | None, str | None] = {READ | WRITE: "self", 0: None}
+        for mode in set(modes):
+            word = words.get(mode, "nobody" if sees_all else "unknown")
+            fds = [fd for fd, one in zip(rest, modes, strict=True) if one == mode]
+            self._add_lone(word, mode, fds)
+
+    def _add_lone(self, word: str | None, mode: int | None, fds: list[str]) -> None:
+        if word is not None and fds:
+            self._counts["pipe"][word] += len(fds)
+        of_interest = fds if self._chosen is None else list(filter(self._chosen, fds))
+        self.grouper.add_many("pipe", ("pipe", "pipe"), of_interest, mode, peer=word)
 
     def _sort_sockets(self) -> None:
         from amidiag.procfs.socket_names import SocketNamer, name_by_kernel

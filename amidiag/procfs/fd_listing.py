@@ -119,12 +119,10 @@ class _Lister:
 
     def run(self, links: list[tuple[str, str]]) -> FdListing:
         sockets, counts = self._result.sockets, self._result.by_type
-        pipes = [link for link in links if link[1].startswith("pipe:[")]
-        self._add_pipes(pipes)
-        for fd, target in links if len(pipes) < len(links) else ():
+        self._add_pipes([link for link in links if link[1].startswith("pipe:[")])
+        # The first letter first: of many FDs nearly all are pipes.
+        for fd, target in [link for link in links if link[1][0] != "p" or not link[1].startswith("pipe:[")]:
             kind: str | None
-            if target.startswith("pipe:["):
-                continue
             if target.startswith(_SOCKET):
                 sockets.append((fd, target))
                 kind = "socket"
@@ -142,12 +140,16 @@ class _Lister:
         if not pipes:
             return
         result = self._result
-        seen = Counter([link for _, link in pipes])
-        result.lone = [pipe for pipe in pipes if seen[pipe[1]] == 1]
-        for fd, link in pipes if len(result.lone) < len(pipes) else ():
-            if seen[link] > 1:
-                with contextlib.suppress(FileNotFoundError):  # Closed since the listing.
-                    result.ends.append((fd, link, open_mode(fd, self._directory)))
+        found = [link for _, link in pipes]
+        if len(set(found)) == len(found):
+            result.lone = pipes
+        else:
+            seen = Counter(found)
+            result.lone = [pipe for pipe in pipes if seen[pipe[1]] == 1]
+            for fd, link in pipes:
+                if seen[link] > 1:
+                    with contextlib.suppress(FileNotFoundError):  # Closed since the listing.
+                        result.ends.append((fd, link, open_mode(fd, self._directory)))
         result.by_type["pipe"] = len(result.lone) + len(result.ends)
 
     def _other(self, fd: str, target: str) -> str | None:

@@ -145,13 +145,23 @@ def open_modes(pid: int, fds: Sequence[str]) -> list[int | None]:
     try:
         directory = open_directory(pid)
         try:
-            return [_mode_if_open(fd, directory) for fd in fds]
+            parts = (fds[at : at + _AT_ONCE] for at in range(0, len(fds), _AT_ONCE))
+            return [mode for some in parts for mode in _modes(some, directory)]
         finally:
             os.close(directory)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return [None] * len(fds)  # It has just ended, or changed its user.
     except OSError as error:
         raise explain(error, pid, None, "the FDs") from error
+
+
+def _modes(fds: Sequence[str], directory: int) -> Sequence[int | None]:
+    lstat = os.lstat
+    try:
+        # As `open_mode`, whose call would cost a tenth of this again.
+        return [_OF_BITS[lstat(fd, dir_fd=directory).st_mode >> _OWNER_WRITES & 3] for fd in fds]
+    except FileNotFoundError:
+        return [_mode_if_open(fd, directory) for fd in fds]
 
 
 def _mode_if_open(fd: str, directory: int) -> int | None:

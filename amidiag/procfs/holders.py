@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from amidiag.procfs.fds import READ, WRITE, PipeKey
 
 Holder = int | tuple[int, ...]
@@ -32,9 +34,9 @@ class Holders:
         if self._sockets.setdefault(link, pid) != pid:
             self._sockets[link] = _with(self._sockets[link], pid)
 
-    def knows(self, key: PipeKey) -> bool:
-        """Whether somebody has been seen to hold an end of it."""
-        return key in self._readers or key in self._writers
+    def known(self, keys: Set[PipeKey]) -> set[PipeKey]:
+        """Those of which somebody has been seen to hold an end."""
+        return {key for table in (self._readers, self._writers) for key in table if key in keys}
 
     def opposite(self, pid: int, key: PipeKey, mode: int) -> Place | None:
         """Who holds the opposite of an end of `pid`; None if nobody that was seen does.

@@ -255,7 +255,7 @@ def _ask(pid: int, ends: Sequence[PipeEnd], orphans: Orphans) -> None:
     orphans.update((key, mode) for fd, key, mode in ends if lonely.get((fd, str(key))) == mode)
 
 
-def ask_lonely(pid: int, pipes: Sequence[tuple[str, str]]) -> list[int | None]:
+def ask_lonely(pid: int, pipes: Sequence[tuple[str, str]], *, any_pipe: bool = False) -> list[int | None]:
     """Of each pipe end, given as FD and link, what `FarEndProbe.lonely` says. Raises ReaderExhausted.
 
     None also where the process has ended.
@@ -264,7 +264,7 @@ def ask_lonely(pid: int, pipes: Sequence[tuple[str, str]]) -> list[int | None]:
         return []
     try:
         with FarEndProbe(pid) as probe:
-            return probe.lonely(pipes)
+            return probe.lonely(pipes, any_pipe=any_pipe)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return [None] * len(
             pipes

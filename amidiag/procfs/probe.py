@@ -20,7 +20,8 @@ import fcntl
 import os
 import select
 import stat as modes
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from amidiag.procfs.fds import READ, WRITE, open_directory, open_mode
 
@@ -28,7 +29,7 @@ _PIDFD_GETFD = 438  # The same on every architecture but Alpha.
 _REFUSED = (errno.EPERM, errno.ENOSYS, errno.EINVAL)
 _FULL = (errno.EMFILE, errno.ENFILE)
 # Few, so that no copy lives longer than it takes to make some dozens; more would hardly be cheaper.
-_AT_ONCE = 32
+_AT_ONCE = 48
 _CLOSED = -1
 
 # A read end without writers, a write end without readers.
@@ -54,7 +55,7 @@ class FarEndProbe:
             stack.callback(os.close, self._directory)
             self._own = open_directory(os.getpid())
             stack.callback(os.close, self._own)
-            self._copy = _copier(pid, stack) if copying else None
+            self._copier = _copier(pid, stack) if copying else None
             self._stack = stack.pop_all()
 
     def __enter__(self) -> FarEndProbe:
@@ -63,23 +64,27 @@ class FarEndProbe:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def lonely(self, ends: Sequence[Asked]) -> list[int | None]:
+    def lonely(self, ends: Sequence[Asked], *, any_pipe: bool = False) -> list[int | None]:
         """Of each end: READ or WRITE, which end it is, if no process of the machine holds the opposite.
 
         0 where somebody does, and None where it could not be asked: closed, O_PATH, or of another pipe by now.
+        With `any_pipe` the answer is of whatever pipe the FD leads to by now, which spares an `fstat` of each.
         """
         answers: list[int | None] = []
         while len(answers) < len(ends):
             some = ends[len(answers) : len(answers) + _AT_ONCE]
-            answers += self._ask_by_opening(*some[0]) if self._copy is None else self._ask_copies(some)
+            if self._copier is None:
+                answers += self._ask_by_opening(*some[0])
+            else:
+                answers += self._ask_copies(some, any_pipe=any_pipe)
         return answers
 
-    def _ask_copies(self, ends: Sequence[Asked]) -> list[int | None]:
+    def _ask_copies(self, ends: Sequence[Asked], *, any_pipe: bool) -> list[int | None]:
         """The answers for as many of them as there was room for: at least one, but where copying is refused."""
         copies: list[int] = []
         try:
             self._fill(copies, ends)
-            pipes = _pipes_of(copies, ends)
+            pipes = copies if any_pipe and _all_pipes(copies) else _pipes_of(copies, ends, any_pipe=any_pipe)
             found = self._far_ends(pipes)
         finally:
             _close(copies)
@@ -88,10 +93,16 @@ class FarEndProbe:
         return [found.get(copy, 0) if copy in pipes else None for copy in copies]
 
     def _fill(self, copies: list[int], ends: Sequence[Asked]) -> None:
-        assert self._copy is not None
-        copy = self._copy
+        assert self._copier is not None
+        # Extended and not assigned: so those that were made before an exception are closed as well.
+        copies.extend(self._copier.copy_all([int(fd) for fd, _ in ends]))
+        if min(copies) >= 0:
+            return
+        # One was closed, or there is no room, or it is refused: each for itself, to learn which.
+        _close(copies)
+        copies.clear()
         for fd, _ in ends:
-            end = copy(int(fd))
+            end = self._copier.copy(int(fd))
             if end >= 0:
                 copies.append(end)
                 continue
@@ -100,7 +111,7 @@ class FarEndProbe:
                 copies.append(_CLOSED)
                 continue
             if error in _REFUSED:
-                self._copy = None
+                self._copier = None
             elif error not in _FULL or not copies:
                 raise OSError(error, os.strerror(error))
             return  # Our own table is full: what has been copied is asked, and makes room.
@@ -139,20 +150,51 @@ class FarEndProbe:
         return {end: _IS.get(event, 0) for end, event in self._poll.poll(0)}
 
 
-def _pipes_of(copies: Sequence[int], ends: Sequence[Asked]) -> list[int]:
-    """Those of the copies that lead to the pipe which the end was asked of."""
+class _Copier:
+    """Copies FDs of one process into this one."""
+
+    def __init__(self, pidfd: int) -> None:
+        import ctypes
+
+        self._pidfd = pidfd
+        self._call = ctypes.CDLL(None).syscall
+        self._call_for_error = ctypes.CDLL(None, use_errno=True).syscall
+
+    def copy_all(self, fds: Sequence[int]) -> Iterator[int]:
+        """The copies, one by one; -1 where there is none. A loop of our own would cost a third of it again."""
+        return map(self._call, repeat(_PIDFD_GETFD), repeat(self._pidfd), fds, repeat(0))
+
+    def copy(self, fd: int) -> int:
+        """The copy of one; where it is below 0, `_errno` tells why."""
+        return int(self._call_for_error(_PIDFD_GETFD, self._pidfd, fd, 0))
+
+
+def _all_pipes(copies: Sequence[int]) -> bool:
+    try:
+        return all(map(fcntl.fcntl, copies, repeat(fcntl.F_GETPIPE_SZ)))
+    except (OSError, ValueError):
+        return False
+
+
+def _pipes_of(copies: Sequence[int], ends: Sequence[Asked], *, any_pipe: bool = False) -> list[int]:
+    """Those of the copies that lead to the pipe which the end was asked of, or to `any_pipe`."""
     try:
         # Whether it is a pipe at all is asked of no file system: the number may lead elsewhere by now.
         return [
             copy
             for copy, (_, link) in zip(copies, ends, strict=False)
-            if fcntl.fcntl(copy, fcntl.F_GETPIPE_SZ) and os.fstat(copy).st_ino == int(link[6:-1])
+            if fcntl.fcntl(copy, fcntl.F_GETPIPE_SZ)
+            and (any_pipe or os.fstat(copy).st_ino == int(link[6:-1]))
         ]
     except (OSError, ValueError):
         # One of them is no pipe, or was closed: then each for itself.
         if len(copies) == 1:
             return []
-    return [copy for one in zip(copies, ends, strict=False) for copy in _pipes_of([one[0]], [one[1]])]
+    return [
+        pipe
+        for copy, end in zip(copies, ends, strict=False)
+        for pipe in _pipes_of([copy], [end], any_pipe=any_pipe)
+    ]
 
 
 def _close(copies: Sequence[int]) -> None:
@@ -165,21 +207,18 @@ def _close(copies: Sequence[int]) -> None:
             os.close(copy)
 
 
-def _copier(pid: int, stack: contextlib.ExitStack) -> Callable[[int], int] | None:
-    """What copies an FD of the process into this one, below 0 for an error; None where this Python cannot."""
+def _copier(pid: int, stack: contextlib.ExitStack) -> _Copier | None:
+    """What copies FDs of the process; None where this Python cannot."""
     try:
-        import ctypes
-
         pidfd = os.pidfd_open(pid)
+        stack.callback(os.close, pidfd)
+        return _Copier(pidfd)
     except (ImportError, AttributeError, PermissionError):
         return None
     except OSError as error:
         if error.errno in _REFUSED:
             return None
         raise
-    stack.callback(os.close, pidfd)
-    system_call = ctypes.CDLL(None, use_errno=True).syscall
-    return lambda fd: system_call(_PIDFD_GETFD, pidfd, fd, 0)
 
 
 def _errno() -> int:

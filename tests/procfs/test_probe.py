@@ -65,12 +65,45 @@ def test_what_is_no_such_pipe_is_not_judged(holder, copying: bool) -> None:
         assert probe.lonely([*ends, (str(read), pipe(pid, read)), *ends]) == [*[None] * 3, READ, *[None] * 3]
 
 
+def test_of_any_pipe_that_the_number_leads_to_by_now(holder) -> None:
+    pid, (read, write, whole_read, _, file) = holder
+    with FarEndProbe(pid) as probe:
+        ends = [(str(fd), pipe(pid, file)) for fd in (read, write, whole_read)]
+        assert probe.lonely(ends, any_pipe=True) == [READ, WRITE, 0]
+        # Also where what is no pipe, or closed, stands among them.
+        for other in (file, 4000):
+            mixed = [ends[0], (str(other), pipe(pid, read)), ends[1]]
+            assert probe.lonely(mixed, any_pipe=True) == [READ, None, WRITE]
+
+
 @both_ways
 def test_nothing_stays_open(holder, copying: bool) -> None:
     pid, (read, *_, file) = holder
     before = os.listdir("/proc/self/fd")
     with FarEndProbe(pid, copying=copying) as probe:
         probe.lonely([(str(fd), pipe(pid, read)) for fd in (read, file, 4000)])
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_nothing_stays_open_where_it_is_interrupted(holder, monkeypatch) -> None:
+    pid, (read, *_) = holder
+    ends = [(str(read), pipe(pid, read))] * 20
+    before = os.listdir("/proc/self/fd")
+    with FarEndProbe(pid) as probe:
+        call, calls = probe._copier._call, []
+
+        def interrupted(*words: int) -> int:
+            calls.append(call(*words))
+            if len(calls) == 10:
+                raise KeyboardInterrupt
+            return calls[-1]
+
+        monkeypatch.setattr(probe._copier, "_call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            probe.lonely(ends)
+        # The last copy is the test's own loss: the call of C that makes one is not interrupted.
+        os.close(calls[-1])
+    assert len(calls) == 10
     assert os.listdir("/proc/self/fd") == before
 
 
