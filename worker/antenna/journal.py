@@ -3,8 +3,9 @@
 Fetching a task only reserves it: what is not answered within the server's visibility time is handed out
 again, with a new reply subject, and after `max_deliver` deliveries the image is lost (ANTENNA_API.md).
 The journal, kept by the parent, therefore knows at every moment what is in hand: a task that comes again
-meanwhile is not worked on twice but answered under its newest reply subject; one that comes again though its
-answer was accepted, because that came late, is not answered twice; and what a dead loader held can be named.
+meanwhile is not worked on twice but answered under its newest reply subject, also where its answer only waits
+for the server; one that comes again though its answer was accepted, because that came late, is not answered
+twice; and what a dead loader held can be named.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ Key = tuple[int, str]
 
 @dataclass(slots=True)
 class Entry:
-    """One task in hand. `reserved_at` is CLOCK_MONOTONIC in seconds, of the newest delivery."""
+    """One task in hand. `reserved_at` is CLOCK_MONOTONIC in seconds, of the newest delivery.
+
+    `waits`: its answer is there, and only waits for the server to take it.
+    """
 
     job_id: int
     task: Task
     reserved_at: float
+    waits: bool = False
 
 
 class Journal:
@@ -58,6 +63,38 @@ class Journal:
                     self._entries[key] = Entry(job_id, task, now)
                     fresh.append(task)
         return fresh
+
+    def adopt(self, job_id: int, tasks: Iterable[Task], reserved_at: float) -> list[str]:
+        """Enter tasks of an earlier worker, whose answers wait. Returns the ids of those that are not in hand."""
+        fresh = []
+        with self._lock:
+            for task in tasks:
+                entry = self._entries.get((job_id, task.id))
+                if entry is None:
+                    self._entries[job_id, task.id] = Entry(job_id, task, reserved_at, waits=True)
+                    fresh.append(task.id)
+                else:
+                    entry.task = task
+        return fresh
+
+    def waiting(self, job_id: int, task_ids: Iterable[str]) -> None:
+        """The answers to these tasks are there: from now on they are nobody else's to give up."""
+        with self._lock:
+            for task_id in task_ids:
+                entry = self._entries.get((job_id, task_id))
+                if entry is not None:
+                    entry.waits = True
+
+    def found(self, job_id: int, task_ids: Iterable[str]) -> list[Entry | None]:
+        """What is known of each task; None for one that is not in hand."""
+        with self._lock:
+            return [self._entries.get((job_id, task_id)) for task_id in task_ids]
+
+    def forget(self, job_id: int, task_ids: Iterable[str]) -> None:
+        """Give up answers that wait: what comes of their tasks is left to the server's redelivery."""
+        with self._lock:
+            for task_id in task_ids:
+                self._entries.pop((job_id, task_id), None)
 
     def reply_subjects(self, job_id: int, task_ids: Iterable[str]) -> list[str | None]:
         """Under which reply subject each task is to be answered now.
@@ -92,9 +129,12 @@ class Journal:
             return [t for t in tasks if (e := self._entries.get((job_id, t.id))) and e.reserved_at < before]
 
     def release(self, job_id: int, tasks: Iterable[Task] | None = None) -> Sequence[Entry]:
-        """Give up tasks of a job, or all of it in hand: left to the server's redelivery. Returns what that is."""
+        """Give up tasks of a job, or all of it in hand: left to the server's redelivery. Returns what that is.
+
+        What only waits for the server stays.
+        """
         wanted = None if tasks is None else {t.id for t in tasks}
-        left = [e for e in self.in_hand(job_id) if wanted is None or e.task.id in wanted]
+        left = [e for e in self.in_hand(job_id) if not e.waits and (wanted is None or e.task.id in wanted)]
         with self._lock:
             for entry in left:
                 self._entries.pop((job_id, entry.task.id), None)

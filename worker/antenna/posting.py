@@ -6,14 +6,18 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
-from worker.antenna.schemas import AntennaError, BadAnswerError, RefusedContentError, UnavailableError
+from worker.antenna.pending import Answer, Pending, Post
+from worker.antenna.schemas import (
+    AntennaError,
+    BadAnswerError,
+    RefusedContentError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from worker.antenna.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -21,27 +25,26 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0
 
+# A server that is only slow gets more time, up to so many times the limit of a call.
+_MOST_PATIENCE = 4
+# So often a server may answer a post with its own error, until it may be the post's fault.
+_BROKEN = 5
+_TICK_S = 0.25
+_IDLE_TICK_S = 60.0
+_END_LIMIT_S = 5.0
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is posted for one task: R of ANTENNA_API.md, a result or an error."""
-
-    task_id: str
-    result: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Post:
-    job_id: int
-    answers: Sequence[Answer]
+__all__ = ["Answer", "ResultPoster"]
 
 
 class ResultPoster:
-    """One thread that posts what it is given, oldest first.
+    """One thread that posts what it is given, oldest first, until the server takes it.
 
-    At most `max_pending` posts wait or are under way; `submit` blocks beyond that. An unavailable server is
-    asked again, with growing pauses, for up to `give_up_after_s` per post. The thread is started by the
-    first post and idle between jobs: loader processes are forked while it holds no lock.
+    What was not taken at the first try goes to the spool, and so does all that is pending then: it outlives this
+    process. At most `max_pending` posts are kept in memory; where there is no room on disk either, `submit` waits.
+    When nothing has been taken for `give_up_after_s`, this worker ends; what it leaves is posted by the next.
+
+    The thread is started by the first post and idle between jobs: loader processes are forked while it holds
+    no lock.
     """
 
     def __init__(
@@ -57,160 +60,309 @@ class ResultPoster:
         hurry_s: float = math.inf,
     ) -> None:
         """`hurry`: whether the worker was told to drain; from then on waits last `hurry_s` seconds at most."""
-        self._spool = spool
+        self._spool = spool or Spool()
         self._hurry = hurry
         self._hurry_s = hurry_s
+        self._hurry_end: float | None = None
         self._client = client
         self._journal = journal
-        self._max_pending = max_pending
         self._give_up_after_s = give_up_after_s
         self._accepted = accepted
-        self._posts: deque[_Post] = deque()
+        self._pending = Pending(journal, self._spool, max_pending)
         self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._failure: Exception | None = None
+        self._closing = False
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._taken = 0
+        # Since when nothing was taken, and the next try, by CLOCK_MONOTONIC in seconds.
+        self._failing_since: float | None = None
+        self._next_try = 0.0
+        self._pause = FIRST_PAUSE_S
+        self._asked_to_wait = False
 
     @property
     def failing(self) -> bool:
         """Whether the server does not take results now: then no more work is to be taken on."""
-        return False
+        return self._failing_since is not None and not self._only_one_is_broken()
 
     def take_left(self) -> int:
         """Take over what earlier workers have left in the spool, to be posted before anything else. How many tasks."""
-        return 0
+        with self._changed:
+            left = self._pending.take_left()
+            if left:
+                self._start()
+        return sum(len(post.ids) for post in left)
 
     def keep(self) -> None:
         """Put everything that is pending into the spool at once. For the end of a worker that hangs: from any
         thread, and whatever the others do."""
+        self._pending.store_all()
 
     def submit(self, job_id: int, answers: Sequence[Answer]) -> None:
-        """Take answers to be posted; waits while too many are pending.
+        """Take answers to be posted; waits while too many are pending and none can be stored.
 
         Raises:
-            AntennaError: an earlier post has failed for good, as `drain`.
+            AntennaError: an earlier post has failed for good, as `drain`. These answers are in the spool then.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._failure or len(self._posts) < self._max_pending)
-            self._raise_failure()
-            if self._thread is None:
+        post = Post(job_id, tuple(a.task_id for a in answers), tuple(answers))
+        self._journal.waiting(job_id, post.ids)
+        try:
+            with self._changed:
+                self._raise_failure()
                 # Before anything is pending: a thread that cannot be had would leave it so for ever.
-                thread = threading.Thread(target=self._run, name="ami-poster", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._posts.append(_Post(job_id, tuple(answers)))
-            self._changed.notify_all()
+                self._start()
+            self._make_room(post)
+            with self._changed:
+                self._raise_failure()
+                self._pending.add([post])
+                self._changed.notify_all()
+        except BaseException:
+            self._pending.store(post)
+            raise
 
     def drain(self) -> None:
-        """Wait until everything is with the server.
+        """Wait until everything is with the server; told to drain, no longer than that may last.
 
         Raises:
             AntennaError: the server refused this worker, or was unavailable for too long.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or not self._posts)
+            while self._is_awaited() and self._failure is None and not self._is_hurry_over():
+                self._changed.wait(_TICK_S)
             self._raise_failure()
 
     def close(self) -> None:
-        """End the thread; what is still pending is not posted (drain first). A later `submit` starts anew."""
-        self._closing.set()
+        """End the thread; what is still pending stays in the spool (drain first), which is said. A later `submit`
+        starts anew."""
         with self._changed:
+            self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self._posts.clear()
-        self._closing.clear()
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(self._longest_call_s() + _END_LIMIT_S)
+        self._say_what_is_left()
+        if thread is not None and thread.is_alive():
+            # It is somewhere in a call. With this process it ends too.
+            return
+        self._pending.clear()
+        self._spool.close()
+        self._closing = False
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="ami-poster", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _run(self) -> None:
-        try:
-            self._post_all()
-        finally:
-            self._client.leave()
-
-    def _post_all(self) -> None:
+    def _make_room(self, post: Post) -> None:
+        """Wait until memory has room for a post, or until it is on disk and needs none."""
         while True:
+            if self._failing_since is not None and self._pending.store(post):
+                post.answers = post.answers if self._pending.has_room else None
+                return
             with self._changed:
-                self._changed.wait_for(lambda: self._posts or self._closing.is_set())
-                if self._closing.is_set():
+                if self._changed.wait_for(lambda: self._failure or self._pending.has_room, _TICK_S):
                     return
-                post = self._posts[0]
-            try:
-                failure: Exception | None = self._deliver(post)
-            except Exception as e:  # noqa: BLE001 - whatever ends this thread must reach the one that waits
-                failure = e
-            with self._changed:
-                # Only now: a post under way is pending too.
-                self._posts.popleft()
-                self._failure = failure
-                self._changed.notify_all()
-            if failure is not None:
+            if self._is_hurry_over():
                 return
 
-    def _deliver(self, post: _Post) -> AntennaError | None:
-        """Post until accepted or given up. Returns the failure that ends the worker, if any."""
-        ids = [a.task_id for a in post.answers]
-        started, pause = time.monotonic(), FIRST_PAUSE_S
-        while True:
-            try:
-                self._post(post, ids)
-            except UnavailableError as e:
-                if time.monotonic() - started >= self._give_up_after_s or self._closing.is_set():
-                    log.error("job %s: results of %s tasks given up: %s", post.job_id, len(ids), e)
-                    return e
-                if pause == FIRST_PAUSE_S:
-                    log.warning("job %s: results not taken, posting again: %s", post.job_id, e)
-                self._closing.wait(min(pause, self._give_up_after_s))
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-            except RefusedContentError as e:
-                return self._in_parts(post, e)
-            except BadAnswerError as e:
-                log.error("job %s: results of %s tasks refused: %s", post.job_id, len(ids), e)
-                self._journal.answered(post.job_id, ids)
-                return None
-            except AntennaError as e:
-                return e
-            else:
-                self._journal.answered(post.job_id, ids)
-                self._accepted()
-                return None
+    def _is_hurry_over(self) -> bool:
+        """Whether the worker was told to drain, and has waited for the server as long as it may."""
+        if self._hurry_end is None:
+            if not self._hurry():
+                return False
+            self._hurry_end = time.monotonic() + self._hurry_s
+            with self._changed:
+                if not self._asked_to_wait:
+                    self._next_try = 0.0
+                    self._changed.notify_all()
+        now = time.monotonic()
+        return now >= self._hurry_end or (self._asked_to_wait and self._next_try >= self._hurry_end)
 
-    def _in_parts(self, post: _Post, error: RefusedContentError) -> AntennaError | None:
+    def _is_awaited(self) -> bool:
+        return bool(self._pending) and not self._only_one_is_broken()
+
+    def _only_one_is_broken(self) -> bool:
+        """Whether all that is pending is one post that the server fails at: its fault or the post's, the next
+        post will tell."""
+        first = self._pending.first
+        return first is not None and len(self._pending) == 1 and first.broken >= _BROKEN
+
+    def _say_what_is_left(self) -> None:
+        self._pending.store_all()
+        tasks = sum(len(post.ids) for post in self._pending)
+        lost = sum(len(post.ids) for post in self._pending if post.file is None)
+        if tasks > lost:
+            where = self._spool.directory
+            log.warning(
+                "the results of %s tasks are kept in %s, to be posted first at the next start",
+                tasks - lost,
+                where,
+            )
+        if lost:
+            log.warning("the results of %s tasks could not be posted: left to the server's redelivery", lost)
+
+    def _run(self) -> None:
+        try:
+            while (post := self._next()) is not None:
+                failure = self._attempt(post)
+                with self._changed:
+                    self._failure = failure
+                    self._changed.notify_all()
+                if failure is not None:
+                    break
+        except BaseException as e:  # noqa: BLE001 - whatever ends this thread must reach the one that waits
+            with self._changed:
+                self._failure = e
+                self._changed.notify_all()
+        finally:
+            if self._failure is not None:
+                self._pending.store_all()
+            self._client.leave()
+
+    def _next(self) -> Post | None:
+        """Wait for something to post, and until it may be tried again; None to end."""
+        with self._changed:
+            while not self._closing:
+                rest = self._next_try - time.monotonic()
+                if self._pending and rest <= 0:
+                    return self._pending.first
+                self._changed.wait(rest if self._pending else _IDLE_TICK_S)
+            return None
+
+    def _attempt(self, post: Post) -> Exception | None:
+        """Post once. Returns the failure that ends the worker, if any."""
+        try:
+            answers = self._pending.answers(post)
+        except OSError as e:
+            return self._not_taken(post, UnavailableError(f"{post.file}: {e}"))
+        if answers is None:
+            self._journal.forget(post.job_id, post.ids)
+            self._pending.done(post)
+            return None
+        try:
+            self._post(post, answers)
+        except AntennaError as e:
+            return self._failed(post, answers, e)
+        self._accepted()
+        self._taken += 1
+        if self._failing_since is not None:
+            log.info("the server takes results again, after %.0f s", time.monotonic() - self._failing_since)
+        self._answered(post)
+        return None
+
+    def _failed(self, post: Post, answers: Sequence[Answer], error: AntennaError) -> Exception | None:
+        if isinstance(error, UnauthorizedError):
+            return self._not_ours(post, error)
+        if isinstance(error, UnavailableError) and not self._is_to_blame(post, error):
+            return self._not_taken(post, error)
+        if isinstance(error, UnavailableError | RefusedContentError):
+            self._refuse(post, answers, error)
+            return None
+        if isinstance(error, BadAnswerError):
+            log.error("job %s: results of %s tasks refused: %s", post.job_id, len(post.ids), error)
+            self._answered(post)
+            return None
+        return error
+
+    def _answered(self, post: Post) -> None:
+        self._journal.answered(post.job_id, post.ids)
+        self._pending.done(post)
+        self._server_is_there()
+
+    def _server_is_there(self) -> None:
+        self._failing_since, self._pause, self._asked_to_wait, self._next_try = (
+            None,
+            FIRST_PAUSE_S,
+            False,
+            0.0,
+        )
+
+    def _not_taken(self, post: Post, error: UnavailableError) -> Exception | None:
+        """Keep all that is pending, and try again later."""
+        now = time.monotonic()
+        first = self._failing_since is None
+        since = self._failing_since = now if self._failing_since is None else self._failing_since
+        post.tries += 1
+        if error.status == 500:
+            post.taken = post.taken if post.broken else self._taken
+            post.broken += 1
+            self._pending.put_last(post)
+        self._pending.store_all()
+        if first:
+            kept = f", kept in {self._spool.directory}" if post.file is not None else ""
+            log.warning("job %s: results not taken, posting again%s: %s", post.job_id, kept, error)
+        left = since + self._give_up_after_s - now
+        if left <= 0 and self._hurry_end is None and not self._only_one_is_broken():
+            log.error("job %s: results of %s tasks given up: %s", post.job_id, len(post.ids), error)
+            return error
+        self._asked_to_wait = error.retry_after_s is not None
+        wait = self._pause if error.retry_after_s is None else error.retry_after_s
+        with self._changed:
+            self._next_try = now + (min(wait, left) if left > 0 else wait)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
+        return None
+
+    def _is_to_blame(self, post: Post, error: UnavailableError) -> bool:
+        """Whether the server fails, again and again, at this post while it takes others."""
+        return error.status == 500 and post.broken >= _BROKEN and self._taken > post.taken
+
+    def _not_ours(self, post: Post, error: UnauthorizedError) -> Exception | None:
+        """A refused token ends the worker; but what is left may be another worker's, with another token."""
+        if not post.left:
+            return error
+        log.warning(
+            "job %s: the results of %s tasks that an earlier worker left in %s are refused: they stay there: %s",
+            *(post.job_id, len(post.ids), self._spool.directory, error),
+        )
+        self._journal.forget(post.job_id, post.ids)
+        self._pending.leave(post)
+        self._server_is_there()
+        return None
+
+    def _refuse(self, post: Post, answers: Sequence[Answer], error: AntennaError) -> None:
         """Post what the server would not take in halves, so that one answer does not cost the others.
 
         One that is refused alone becomes an error: its task is to be answered all the same.
         """
-        if len(post.answers) == 1:
-            (only,) = post.answers
-            log.error("job %s: the answer to task %s refused: %s", post.job_id, only.task_id, error)
-            if "error" in only.result:
-                self._journal.answered(post.job_id, [only.task_id])
-                return None
-            return self._deliver(_Post(post.job_id, [_refused(only, error)]))
-        middle = len(post.answers) // 2
-        for part in (post.answers[:middle], post.answers[middle:]):
-            failure = self._deliver(_Post(post.job_id, part))
-            if failure is not None:
-                return failure
-        return None
+        self._server_is_there()
+        if len(answers) > 1:
+            middle = len(answers) // 2
+            self._pending.replace(post, (answers[:middle], answers[middle:]))
+            return
+        (only,) = answers
+        log.error("job %s: the answer to task %s refused: %s", post.job_id, only.task_id, error)
+        if "error" in only.result:
+            self._answered(post)
+        else:
+            self._pending.replace(post, ((_refused(only, error),),))
 
-    def _post(self, post: _Post, ids: Sequence[str]) -> None:
+    def _post(self, post: Post, answers: Sequence[Answer]) -> None:
         # Asked anew for each attempt: a redelivery since the last one has another reply subject.
-        subjects = self._journal.reply_subjects(post.job_id, ids)
+        subjects = self._journal.reply_subjects(post.job_id, post.ids)
         results = [
             {"reply_subject": subject, "result": answer.result}
-            for subject, answer in zip(subjects, post.answers, strict=True)
+            for subject, answer in zip(subjects, answers, strict=True)
         ]
-        taken = self._client.post_results(post.job_id, results)
+        taken = self._client.post_results(post.job_id, results, self._patience(post))
         if taken is not None and taken < len(results):
             log.warning("job %s: the server took %s of %s results", post.job_id, taken, len(results))
 
+    def _patience(self, post: Post) -> float:
+        return min(self._client.limit_s * (1 + post.tries), self._longest_call_s())
 
-def _refused(answer: Answer, error: RefusedContentError) -> Answer:
+    def _longest_call_s(self) -> float:
+        longest = _MOST_PATIENCE * self._client.limit_s
+        if self._hurry_end is None:
+            return longest
+        return min(longest, max(1.0, self._hurry_end - time.monotonic()))
+
+
+def _refused(answer: Answer, error: AntennaError) -> Answer:
     images = answer.result.get("source_images") or [{}]
     said = {"error": f"the result was refused: {error}", "image_id": images[0].get("id")}
     return Answer(answer.task_id, said)
