@@ -103,6 +103,7 @@ class Worker:
         self._footprint = Footprint()
         spool = Spool.of(settings)
         log.info("%s", spool.why)
+        self.spool_directory = spool.directory
         self._poster = ResultPoster(
             client,
             self._journal,

@@ -98,7 +98,7 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
 
     watchdog.start()
     try:
-        with served(settings, page):
+        with served(settings, page, lambda: worker.spool_directory if worker else None):
             code = _ended(work, settings)
     finally:
         notifier.stopping()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import ipaddress
 import multiprocessing
 import os
 import re
@@ -312,6 +313,12 @@ class WorkerSettings(BaseModel):
         ge=0,
         le=65535,
     )
+    metrics_address: str = _setting(
+        "127.0.0.1",
+        "Address on which AMI_METRICS_PORT is open. What is shown there is no secret, and whoever reaches it may "
+        "read it: 0.0.0.0 or :: where Prometheus comes from another host.",
+        "an IP address",
+    )
     diag_trace: bool = _setting(
         False,
         "Keep from where this worker and its loader processes open FDs and shared memory, for `amidiag trace`.",
@@ -368,6 +375,11 @@ class WorkerSettings(BaseModel):
         if value not in ("text", "json"):
             raise ValueError("no such format")
         return value
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        return str(ipaddress.ip_address(value.strip()))
 
     @field_validator("memory_budget", "worker_max_memory")
     @classmethod

@@ -64,6 +64,7 @@ OURS = {
     "AMI_WORKER_MAX_JOBS": 0,
     "AMI_WORKER_LOG_FORMAT": "text",
     "AMI_METRICS_PORT": 0,
+    "AMI_METRICS_ADDRESS": "127.0.0.1",
 }
 NO_FILE = Path("/dev/null")
 
