@@ -152,9 +152,7 @@ def room() -> Iterator[Callable[[int], None]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def leave(more: int) -> None:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + more, before[1])
-        )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, before[1]))
 
     yield leave
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
