@@ -55,6 +55,7 @@ class _Task:
     deliveries: int = 0
     result: Result | None = None
     answers: int = 0
+    differing: int = 0
     story: list[_Handed] = field(default_factory=list)
 
 
@@ -144,6 +145,7 @@ class TaskQueue:
                 self._count(job, "wrong_image")
             if task.answers > 1:
                 self._count(job, "answered_twice")
+                task.differing += result != task.result
                 return True
             task.result = result
             if now >= deadline:
@@ -200,6 +202,7 @@ class TaskQueue:
                     task.image_id,
                     task.stage,
                     task.answers,
+                    task.differing,
                     tuple(Told(one.at, one.until, one.unheard) for one in task.story),
                 )
                 for task in self._job(job_id).tasks

@@ -247,11 +247,16 @@ class Delivery(NamedTuple):
 
 
 class TaskStory(NamedTuple):
-    """What became of one task: `fate` is waiting, reserved, results, errors or lost."""
+    """What became of one task: `fate` is waiting, reserved, results, errors or lost.
+
+    `differing` of its `answers` said something else than the first: a client that was not told that its answer
+    arrived can only send the same again.
+    """
 
     image_id: str
     fate: str
     answers: int
+    differing: int
     deliveries: tuple[Delivery, ...]
 
 

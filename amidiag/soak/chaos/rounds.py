@@ -30,7 +30,7 @@ WATCHDOG_S = 120.0
 
 _SHM_BYTES = 256 * 1024**2
 _DISTINCT = 12
-_START_LIMIT_S = 180.0
+START_LIMIT_S = 180.0
 # The watchdog's time, a new process, and both deliveries' visibility time.
 _JOB_LIMIT_S = WATCHDOG_S + 60.0 + MAX_DELIVER * VISIBILITY_S
 _TRIES = 4
@@ -146,7 +146,7 @@ def run(cell: Cell, seed: int, moments: int, directory: Path, listener: Listener
 def _usual(scene: Scene, cell: Cell) -> float:
     """How long a job takes that nothing happens to; the first one loads the models."""
     usual = 0.0
-    for limit in (_START_LIMIT_S, _JOB_LIMIT_S):
+    for limit in (START_LIMIT_S, _JOB_LIMIT_S):
         job = scene.server.add_job(JobSpec(PIPELINE, images(cell.images, scene.rng)))
         began = time.monotonic()
         if not scene.until(limit, partial(_complete, scene, job)):
@@ -218,4 +218,4 @@ def _watch(scene: Scene, job: int, struck: float | None) -> tuple[float | None, 
 def _give_up(scene: Scene) -> None:
     """A worker that hangs is killed, so that the next moment finds one that works."""
     os.kill(scene.worker.pid, signal.SIGKILL)
-    scene.until(_START_LIMIT_S, lambda: not scene.worker.alive)
+    scene.until(START_LIMIT_S, lambda: not scene.worker.alive)

@@ -45,7 +45,8 @@ class Supervised:
         *,
         within: tuple[str, ...] = (),
     ) -> None:
-        self._settings = {"AMI_WORKER_SPOOL_DIR": str(directory / "spool"), **settings}
+        self.spool = directory / "spool"
+        self._settings = {"AMI_WORKER_SPOOL_DIR": str(self.spool), **settings}
         self._faults = faults
         self._directory = directory
         self._within = within
