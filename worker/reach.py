@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 
-from worker.antenna.schemas import AntennaError, BadAnswerError
+from worker.antenna.schemas import AntennaError, BadAnswerError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class Reach:
         """
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        self._wait_until = now + (getattr(error, "retry_after_s", None) or 0.0)
+        asked_s = error.retry_after_s if isinstance(error, UnavailableError) else None
+        self._wait_until = now + (asked_s or 0.0)
         self._last = str(error)
         self._hint = f": {ADDRESS_HINT}" if isinstance(error, BadAnswerError) else ""
         if self._count(error):

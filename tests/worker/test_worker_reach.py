@@ -1,0 +1,100 @@
+"""A server out of reach: each cause said once, how long and how often, and how long to wait for the next try."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from worker_rig import ended
+
+from amidiag.soak.antenna import AntennaServer, FaultSpec
+from worker.antenna.schemas import BadAnswerError, UnavailableError
+from worker.reach import ADDRESS_HINT, Reach, UnreachableError
+
+DNS = UnavailableError("GET /jobs: gaierror: [Errno -3] Temporary failure in name resolution")
+TLS = UnavailableError("GET /jobs: SSLCertVerificationError: certificate has expired")
+GATEWAY = UnavailableError("GET /jobs: 502 Bad Gateway", status=502)
+
+
+def test_causes_that_alternate_are_said_once_each_until_the_server_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    reach = Reach(600)
+    for _ in range(20):
+        for error in (DNS, TLS, GATEWAY):
+            reach.failed(error)
+    said = [record.getMessage() for record in caplog.records]
+    assert [next(e for e in (DNS, TLS, GATEWAY) if str(e) in line) for line in said] == [DNS, TLS, GATEWAY]
+    assert reach.polls == 60
+    reach.answered()
+    assert caplog.records[-1].getMessage() == "the server answers again, after 0 s and 60 failed polls"
+    reach.failed(DNS)
+    assert str(DNS) in caplog.records[-1].getMessage()
+    assert reach.polls == 1
+
+
+def test_an_address_in_memory_makes_no_new_cause_and_no_server_can_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reach = Reach(600)
+    for at in range(50):
+        reach.failed(UnavailableError(f"GET /jobs: <Connection object at 0x7f{at:04x}>: closed"))
+    assert len(caplog.records) == 1
+    for at in range(50):
+        reach.failed(UnavailableError(f"GET /jobs: 503 number {at}"))
+    assert len(caplog.records) == 8
+    assert reach.polls == 100
+    assert "43 × other causes" in str(reach.unreachable())
+
+
+def test_the_end_says_how_long_how_often_and_why() -> None:
+    reach = Reach(0.3)
+    reach.failed(TLS)
+    reach.failed(DNS)
+    reach.failed(DNS)
+    time.sleep(0.3)
+    with pytest.raises(UnreachableError) as raised:
+        reach.failed(BadAnswerError("GET /jobs: 404 Not Found"))
+    assert re.fullmatch(
+        r"no usable answer for 0\.\d s in 4 polls: GET /jobs: 404 Not Found: "
+        rf"{re.escape(ADDRESS_HINT)} \(all: 2 × {re.escape(str(DNS))}; .*1 × .*\)",
+        str(raised.value),
+    ), raised.value
+    assert str(Reach(1).unreachable()) == "no usable answer: "
+
+
+def test_the_pause_is_as_wanted_or_as_the_server_asks_and_never_past_the_limit() -> None:
+    reach = Reach(100)
+    assert reach.pause(5) == 5
+    reach.failed(GATEWAY)
+    assert reach.pause(5) == 5
+    reach.failed(UnavailableError("GET /jobs: 429 Too Many Requests", retry_after_s=30, status=429))
+    assert 29 < reach.pause(5) <= 30
+    assert reach.pause(40) == 40
+    reach.failed(UnavailableError("GET /jobs: 429 Too Many Requests", retry_after_s=1000, status=429))
+    assert 99 < reach.pause(5) <= 100
+    reach.answered()
+    assert reach.pause(5) == 5
+
+
+def test_a_worker_whose_polls_fail_in_turns_says_each_cause_once_and_ends_with_69(
+    server: AntennaServer, start: Callable[..., object]
+) -> None:
+    server.fault(FaultSpec("503", on=("jobs",)))
+    process = start("run", server=server, AMI_ANTENNA_UNREACHABLE_LIMIT_S=4)
+    limit = time.monotonic() + 30
+    while server.state().faults.get("503", 0) < 5:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    server.stop()
+    code, _, err = ended(process)
+    assert code == 69
+    warnings = [line for line in err.splitlines() if "no usable answer, trying again" in line]
+    assert len(warnings) == len({line.split("WARNING")[1] for line in warnings})
+    assert "503" in warnings[0]
+    (last,) = (line for line in err.splitlines() if "ERROR" in line)
+    assert re.search(r"no usable answer for 4\.\d s in \d+ polls: .*\(all: .*503", last), last
