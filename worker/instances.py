@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from worker import exit_codes
@@ -34,6 +33,8 @@ _SETTLE_S = 0.5
 _KILLED_AFTER_S = 5.0
 _LOOK_EVERY_S = 1.0
 _MARGIN_S = 60.0
+_SHORT_LIFE_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -82,14 +83,19 @@ def supervise(planned: Sequence[Mapping[str, str]], settings: WorkerSettings, *,
     The first signal makes them drain, a second one ends them at once. As soon as one ends, the others drain too:
     the supervisor above restarts what has ended, and must not see a service as running of which a part is gone;
     what has ended one (a refused token, a wrong setting, a server out of reach) is mostly the same for all.
-    `ends_by_itself`: a worker that ends with 0 has done its polls, and the others go on.
+    Only one that wants to be replaced (75) is started again, and the others go on; one that wants it again and
+    again soon after its start waits longer each time.
+    `ends_by_itself`: a worker that ends with 0 or 75 has done its polls, or is not to begin them anew, and the
+    others go on.
 
-    Returns the highest exit code; a worker that a signal has ended counts as 70, or 128 + number where a second
-    signal to this process did it.
+    Returns the highest exit code, 75 only where there is no other; a worker that a signal has ended counts as
+    70, or 128 + number where a second signal to this process did it. One that drains counts as drained, whatever
+    it wanted besides.
     """
-    limit_s = settings.antenna_unreachable_limit_s + settings.antenna_api_dataloader_timeout_s + _MARGIN_S
+    # The batch in hand, for which the worker's own watchdog sets the limit, then the posting.
+    limit_s = settings.watchdog_s + settings.worker_drain_limit_s + _MARGIN_S
     with _signals_held_back() as before:
-        family = _Family([_start(extra, before) for extra in planned], limit_s)
+        family = _Family([_Child(extra, before) for extra in planned], limit_s)
         log.info(
             "%s workers: %s", len(planned), ", ".join(str(child.process.pid) for child in family.children)
         )
@@ -119,14 +125,36 @@ def listen_to_parent(drain: Drain) -> None:
     threading.Thread(target=listen, name="ami-parent", daemon=True).start()
 
 
-@dataclass(slots=True)
 class _Child:
-    process: subprocess.Popen[bytes]
-    pipe: int
+    """One of the workers: a process, and after it the next one where that wanted to be replaced."""
+
+    def __init__(self, extra: Mapping[str, str], mask: set[signal.Signals]) -> None:
+        self._extra = extra
+        self._mask = mask
+        self._short_lives = 0
+        self.start_at = 0.0
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+        self.process, self._pipe = _start(self._extra, self._mask)
 
     def drain(self) -> None:
         with suppress(BrokenPipeError):
-            os.write(self.pipe, _DRAIN)
+            os.write(self._pipe, _DRAIN)
+
+    def ended(self) -> None:
+        os.close(self._pipe)
+
+    def replace(self) -> float:
+        """Have the next one started after so many seconds: at once, or growing where lives are short."""
+        now = time.monotonic()
+        self._short_lives = self._short_lives + 1 if now - self._started < _SHORT_LIFE_S else 0
+        # One may be chance.
+        doubled = self._short_lives - 2
+        pause = min(_FIRST_PAUSE_S * 2.0**doubled, _LONGEST_PAUSE_S) if doubled >= 0 else 0.0
+        self.start_at = now + pause
+        return pause
 
 
 class _Family:
@@ -138,22 +166,50 @@ class _Family:
         self._signal: int | None = None
         self._draining_until: float | None = None
         self._codes: list[int] = []
+        # Those that are started again when their time has come.
+        self._waiting: list[_Child] = []
 
     def run(self, ends_by_itself: bool) -> int:
-        while self.children:
+        while self.children or self._waiting:
             self._wait()
             for child in [c for c in self.children if c.process.poll() is not None]:
                 code = self._ended(child)
-                if self._draining_until is None and self.children and not (ends_by_itself and code == 0):
+                if code == exit_codes.RECYCLE and self._draining_until is None and not ends_by_itself:
+                    self._replace(child)
+                    continue
+                self._codes.append(code)
+                well = ends_by_itself and code in (exit_codes.DRAINED, exit_codes.RECYCLE)
+                if self._draining_until is None and (self.children or self._waiting) and not well:
                     log.warning("worker %s has ended with %s: the others drain", child.process.pid, code)
                     self._drain()
+            self._start_due()
             if self._draining_until is not None and time.monotonic() > self._draining_until:
                 return self._kill(exit_codes.INTERNAL, f"not drained within {self._limit_s:g} s")
-        return max(self._codes)
+        return max(self._codes, key=_weight, default=exit_codes.DRAINED)
+
+    def _replace(self, child: _Child) -> None:
+        pause = child.replace()
+        after = f", in {pause:g} s, since it has not lived long" if pause else ""
+        log.info("worker %s wants to be replaced: a new one is started%s", child.process.pid, after)
+        self._waiting.append(child)
+
+    def _start_due(self) -> None:
+        for child in [c for c in self._waiting if c.start_at <= time.monotonic()]:
+            self._waiting.remove(child)
+            try:
+                child.start()
+            except OSError as e:
+                log.error("a worker cannot be started: %s: the others drain", e)
+                self._codes.append(exit_codes.INTERNAL)
+                self._drain()
+                return
+            self.children.append(child)
+            log.info("worker %s is started in its place", child.process.pid)
 
     def _wait(self) -> None:
         """Until a signal comes or a child has ended, and not longer than `_LOOK_EVERY_S`."""
-        came = signal.sigtimedwait({signal.SIGCHLD, *SIGNALS}, _LOOK_EVERY_S)
+        soonest = min((c.start_at - time.monotonic() for c in self._waiting), default=_LOOK_EVERY_S)
+        came = signal.sigtimedwait({signal.SIGCHLD, *SIGNALS}, max(0.0, min(soonest, _LOOK_EVERY_S)))
         if came is None or came.si_signo == signal.SIGCHLD:
             return
         if self._signal is not None:
@@ -166,19 +222,21 @@ class _Family:
 
     def _ended(self, child: _Child) -> int:
         self.children.remove(child)
-        os.close(child.pipe)
+        child.ended()
         code = child.process.returncode
         if -code in SIGNALS and self._signal is not None:
             # Sent to every process of the service, while this one was still starting: it had nothing in hand.
-            code = exit_codes.DRAINED
-        elif code < 0:
+            return exit_codes.DRAINED
+        if code == exit_codes.RECYCLE and self._draining_until is not None:
+            return exit_codes.DRAINED
+        if code < 0:
             log.error("worker %s was ended by a signal: %s", child.process.pid, signal.strsignal(-code))
-            code = exit_codes.INTERNAL
-        self._codes.append(code)
+            return exit_codes.INTERNAL
         return code
 
     def _drain(self) -> None:
         self._draining_until = time.monotonic() + self._limit_s
+        self._waiting.clear()
         for child in self.children:
             child.drain()
 
@@ -192,10 +250,17 @@ class _Family:
             while time.monotonic() < limit and any(c.process.poll() is None for c in self.children):
                 time.sleep(0.02)
         self.children.clear()
+        self._waiting.clear()
         return code
 
 
-def _start(extra: Mapping[str, str], before: set[signal.Signals]) -> _Child:
+def _weight(code: int) -> float:
+    """By how bad it is: a wish to be replaced says least of those that are not 0."""
+    return 0.5 if code == exit_codes.RECYCLE else code
+
+
+def _start(extra: Mapping[str, str], before: set[signal.Signals]) -> tuple[subprocess.Popen[bytes], int]:
+    """A process, and the end of the pipe through which it is told to drain."""
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(
@@ -208,7 +273,7 @@ def _start(extra: Mapping[str, str], before: set[signal.Signals]) -> _Child:
         )
     finally:
         os.close(reader)
-    return _Child(process, writer)
+    return process, writer
 
 
 def _dies_with(parent: int, mask: set[signal.Signals]) -> Callable[[], None]:
@@ -244,6 +309,12 @@ def _share(settings: WorkerSettings, number: int, count: int, environ: Mapping[s
         share[env_name("memory_budget")] = f"{100 * settings.memory_share / count:.4g}%"
     elif settings.memory_bytes:
         share[env_name("memory_budget")] = str(max(1, settings.memory_bytes // count))
+    if settings.max_memory_share is not None:
+        share[env_name("worker_max_memory")] = f"{100 * settings.max_memory_share / count:.4g}%"
+    elif settings.max_memory_bytes:
+        share[env_name("worker_max_memory")] = str(max(1, settings.max_memory_bytes // count))
+    if settings.metrics_port:
+        share[env_name("metrics_port")] = str(settings.metrics_port + number)
     if settings.staging_dir:
         # Each removes what it finds half-written at its start.
         share[env_name("staging_dir")] = str(Path(settings.staging_dir) / f"instance-{number}")

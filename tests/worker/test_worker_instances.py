@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from worker_rig import LIMIT_S, Running, ended
+from worker_rig import LIMIT_S, Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer
 from worker.instances import gpus, plan
@@ -89,8 +89,19 @@ def test_memory_disk_and_cpus_are_shared_out() -> None:
     (first, _) = plan(settings(AMI_INSTANCES=2, AMI_MEMORY_BUDGET="3G"), (), {"OMP_NUM_THREADS": "4"})
     assert first["AMI_MEMORY_BUDGET"] == str(3 * 1024**3 // 2)
     assert "OMP_NUM_THREADS" not in first
-    (first, _) = plan(settings(AMI_INSTANCES=2, AMI_MEMORY_BUDGET="0"), (), {})
-    assert "AMI_MEMORY_BUDGET" not in first
+    none = {"AMI_MEMORY_BUDGET": "0", "AMI_WORKER_MAX_MEMORY": "0"}
+    (first, _) = plan(settings(AMI_INSTANCES=2, **none), (), {})
+    assert not {"AMI_MEMORY_BUDGET", "AMI_WORKER_MAX_MEMORY", "AMI_METRICS_PORT"} & set(first)
+
+
+def test_the_cap_of_memory_is_shared_out_and_each_has_a_port_of_its_own() -> None:
+    planned = plan(settings(AMI_INSTANCES=3, AMI_METRICS_PORT=9100), (), {})
+    assert [p["AMI_WORKER_MAX_MEMORY"] for p in planned] == ["30%"] * 3
+    assert [p["AMI_METRICS_PORT"] for p in planned] == ["9100", "9101", "9102"]
+    (first, _) = plan(settings(AMI_INSTANCES=2, AMI_WORKER_MAX_MEMORY="3G"), (), {})
+    assert first["AMI_WORKER_MAX_MEMORY"] == str(3 * 1024**3 // 2)
+    for extra in [*planned, first]:
+        read(Path("/dev/null"), extra)
 
 
 @pytest.fixture
@@ -172,6 +183,38 @@ def test_the_end_of_one_drains_the_others_and_the_worst_code_counts(several: Sev
     assert f"worker {children[0].pid} has ended with 70: the others drain" in err
     assert err.count(" drained") == 1
     assert gone(children)
+
+
+def test_one_that_wants_to_be_replaced_is_started_again_and_the_others_go_on(
+    server: AntennaServer, several: Several
+) -> None:
+    for _ in range(2):
+        server.add_job(job(*traps(2)))
+    # Each has worked or polled once when it is too old.
+    parent, _ = several(AMI_WORKER_MAX_AGE_S=0.01)
+    said: list[str] = []
+    assert parent.stderr is not None
+    while sum("in 1 s, since it has not lived long" in line for line in said) < 2:
+        said.append(parent.stderr.readline())
+        assert said[-1], said
+    now = psutil.Process(parent.pid).children()
+    parent.send_signal(signal.SIGUSR1)
+    code, _, err = ended(parent)
+    assert code == 0, err
+    assert gone(now)
+    assert "others drain" not in "".join(said) + err
+    # The first time at once.
+    assert sum(line.endswith("wants to be replaced: a new one is started\n") for line in said) == 2
+    state = server.state()
+    assert (state.results, state.answered_twice) == (4, 0)
+
+
+def test_of_those_that_have_done_their_polls_none_begins_anew(
+    server: AntennaServer, several: Several
+) -> None:
+    code, _, err = ended(several("--max-polls", "50", AMI_WORKER_MAX_AGE_S=0.01)[0])
+    assert code == 75, err
+    assert "is started" not in err
 
 
 def test_nothing_is_left_of_a_parent_that_was_killed(several: Several) -> None:
