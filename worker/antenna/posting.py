@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.pending import Answer, Pending, Post
+from worker.antenna.retrying import Hurry, Retries
 from worker.antenna.schemas import (
     AntennaError,
     BadAnswerError,
@@ -21,9 +22,6 @@ from worker.antenna.schemas import (
 from worker.antenna.spool import Spool
 
 log = logging.getLogger(__name__)
-
-FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 10.0
 
 # A server that is only slow gets more time, up to so many times the limit of a call.
 _MOST_PATIENCE = 4
@@ -61,12 +59,10 @@ class ResultPoster:
     ) -> None:
         """`hurry`: whether the worker was told to drain; from then on waits last `hurry_s` seconds at most."""
         self._spool = spool or Spool()
-        self._hurry = hurry
-        self._hurry_s = hurry_s
-        self._hurry_end: float | None = None
+        self._hurry = Hurry(hurry, hurry_s)
+        self._retries = Retries(give_up_after_s)
         self._client = client
         self._journal = journal
-        self._give_up_after_s = give_up_after_s
         self._accepted = accepted
         self._pending = Pending(journal, self._spool, max_pending)
         self._changed = threading.Condition()
@@ -74,16 +70,11 @@ class ResultPoster:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._taken = 0
-        # Since when nothing was taken, and the next try, by CLOCK_MONOTONIC in seconds.
-        self._failing_since: float | None = None
-        self._next_try = 0.0
-        self._pause = FIRST_PAUSE_S
-        self._asked_to_wait = False
 
     @property
     def failing(self) -> bool:
         """Whether the server does not take results now: then no more work is to be taken on."""
-        return self._failing_since is not None and not self._only_one_is_broken()
+        return self._retries.since is not None and not self._only_one_is_broken()
 
     def take_left(self) -> int:
         """Take over what earlier workers have left in the spool, to be posted before anything else. How many tasks."""
@@ -161,7 +152,7 @@ class ResultPoster:
     def _make_room(self, post: Post) -> None:
         """Wait until memory has room for a post, or until it is on disk and needs none."""
         while True:
-            if self._failing_since is not None and self._pending.store(post):
+            if self._retries.since is not None and self._pending.store(post):
                 post.answers = post.answers if self._pending.has_room else None
                 return
             with self._changed:
@@ -172,16 +163,11 @@ class ResultPoster:
 
     def _is_hurry_over(self) -> bool:
         """Whether the worker was told to drain, and has waited for the server as long as it may."""
-        if self._hurry_end is None:
-            if not self._hurry():
-                return False
-            self._hurry_end = time.monotonic() + self._hurry_s
+        if self._hurry.begins():
             with self._changed:
-                if not self._asked_to_wait:
-                    self._next_try = 0.0
-                    self._changed.notify_all()
-        now = time.monotonic()
-        return now >= self._hurry_end or (self._asked_to_wait and self._next_try >= self._hurry_end)
+                self._retries.hasten()
+                self._changed.notify_all()
+        return self._hurry.left_s() <= 0 or self._retries.is_hopeless(self._hurry.end)
 
     def _is_awaited(self) -> bool:
         return bool(self._pending) and not self._only_one_is_broken()
@@ -228,7 +214,7 @@ class ResultPoster:
         """Wait for something to post, and until it may be tried again; None to end."""
         with self._changed:
             while not self._closing:
-                rest = self._next_try - time.monotonic()
+                rest = self._retries.due_in()
                 if self._pending and rest <= 0:
                     return self._pending.first
                 self._changed.wait(rest if self._pending else _IDLE_TICK_S)
@@ -250,8 +236,8 @@ class ResultPoster:
             return self._failed(post, answers, e)
         self._accepted()
         self._taken += 1
-        if self._failing_since is not None:
-            log.info("the server takes results again, after %.0f s", time.monotonic() - self._failing_since)
+        if self._retries.since is not None:
+            log.info("the server takes results again, after %.0f s", time.monotonic() - self._retries.since)
         self._answered(post)
         return None
 
@@ -272,40 +258,26 @@ class ResultPoster:
     def _answered(self, post: Post) -> None:
         self._journal.answered(post.job_id, post.ids)
         self._pending.done(post)
-        self._server_is_there()
-
-    def _server_is_there(self) -> None:
-        self._failing_since, self._pause, self._asked_to_wait, self._next_try = (
-            None,
-            FIRST_PAUSE_S,
-            False,
-            0.0,
-        )
+        self._retries.answered()
 
     def _not_taken(self, post: Post, error: UnavailableError) -> Exception | None:
         """Keep all that is pending, and try again later."""
-        now = time.monotonic()
-        first = self._failing_since is None
-        since = self._failing_since = now if self._failing_since is None else self._failing_since
+        is_news = self._retries.since is None
+        with self._changed:
+            is_too_long = self._retries.failed(error)
         post.tries += 1
         if error.status == 500:
             post.taken = post.taken if post.broken else self._taken
             post.broken += 1
             self._pending.put_last(post)
         self._pending.store_all()
-        if first:
+        if is_news:
             kept = f", kept in {self._spool.directory}" if post.file is not None else ""
             log.warning("job %s: results not taken, posting again%s: %s", post.job_id, kept, error)
-        left = since + self._give_up_after_s - now
-        if left <= 0 and self._hurry_end is None and not self._only_one_is_broken():
-            log.error("job %s: results of %s tasks given up: %s", post.job_id, len(post.ids), error)
-            return error
-        self._asked_to_wait = error.retry_after_s is not None
-        wait = self._pause if error.retry_after_s is None else error.retry_after_s
-        with self._changed:
-            self._next_try = now + (min(wait, left) if left > 0 else wait)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
-        return None
+        if not is_too_long or self._hurry.has_begun or self._only_one_is_broken():
+            return None
+        log.error("job %s: results of %s tasks given up: %s", post.job_id, len(post.ids), error)
+        return error
 
     def _is_to_blame(self, post: Post, error: UnavailableError) -> bool:
         """Whether the server fails, again and again, at this post while it takes others."""
@@ -321,7 +293,7 @@ class ResultPoster:
         )
         self._journal.forget(post.job_id, post.ids)
         self._pending.leave(post)
-        self._server_is_there()
+        self._retries.answered()
         return None
 
     def _refuse(self, post: Post, answers: Sequence[Answer], error: AntennaError) -> None:
@@ -329,7 +301,7 @@ class ResultPoster:
 
         One that is refused alone becomes an error: its task is to be answered all the same.
         """
-        self._server_is_there()
+        self._retries.answered()
         if len(answers) > 1:
             middle = len(answers) // 2
             self._pending.replace(post, (answers[:middle], answers[middle:]))
@@ -356,10 +328,7 @@ class ResultPoster:
         return min(self._client.limit_s * (1 + post.tries), self._longest_call_s())
 
     def _longest_call_s(self) -> float:
-        longest = _MOST_PATIENCE * self._client.limit_s
-        if self._hurry_end is None:
-            return longest
-        return min(longest, max(1.0, self._hurry_end - time.monotonic()))
+        return min(_MOST_PATIENCE * self._client.limit_s, max(1.0, self._hurry.left_s()))
 
 
 def _refused(answer: Answer, error: AntennaError) -> Answer:
