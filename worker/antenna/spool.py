@@ -192,8 +192,10 @@ class Spool:
         """By what was counted lately: workers that write in the same seconds may go a little beyond the limit."""
         if time.monotonic() - self._counted_at >= _COUNT_EVERY_S or self._bytes + size > self._max_bytes:
             assert self.directory is not None
-            self._bytes = sum(_size(path) for path in self.directory.glob(f"*/*/*{_POST}"))
-            self._counted_at = time.monotonic()
+            # Without a free FD it cannot be counted: then it is what it was.
+            with suppress(OSError):
+                self._bytes = sum(_size(path) for path in self.directory.glob(f"*/*/*{_POST}"))
+                self._counted_at = time.monotonic()
         if self._bytes + size > self._max_bytes:
             raise FullError(
                 f"it holds {size_in_words(self._bytes)}, AMI_WORKER_SPOOL_MAX_BYTES allows no more"
