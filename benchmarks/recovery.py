@@ -16,9 +16,10 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 
@@ -60,21 +61,23 @@ def main() -> int:
     faults = [fault.strip() for fault in options.faults.split(",")]
     if unknown := [fault for fault in faults if fault not in STRIKES]:
         parser.error(f"no such fault: {unknown[0]}; there are: {', '.join(STRIKES)}")
-    done: dict[Cell, list[Moment]] = {}
+    done: dict[tuple[str, Cell], list[Moment]] = {}
     with tempfile.TemporaryDirectory(prefix="amidiag-chaos-") as scratch:
         for fault in faults:
             for context in options.contexts.split(","):
-                cell = Cell(fault, context, options.pinned, options.loaders)
+                cell = Cell(context, options.pinned, options.loaders)
                 directory = (options.keep or Path(scratch)) / f"{fault}-{context}".replace("/", "")
                 try:
-                    done[cell] = run(cell, options.seed, options.moments, directory, show)
+                    strikes = [fault] * options.moments
+                    done[fault, cell] = run(cell, strikes, options.seed, directory, partial(show, cell))
                 except (ProgramError, TimeoutError) as e:
                     print(f"{fault}, {cell.words}: {e}", file=sys.stderr)
-                    done[cell] = []
+                    done[fault, cell] = []
     if options.json:
-        print(json.dumps([{**asdict(cell), "moments": [asdict(m) for m in ms]} for cell, ms in done.items()]))
+        cells = [{"fault": f, **asdict(c), "moments": [asdict(m) for m in ms]} for (f, c), ms in done.items()]
+        print(json.dumps(cells))
     else:
-        print_table([row(cell, moments) for cell, moments in done.items()])
+        print_table([row(fault, cell, moments) for (fault, cell), moments in done.items()])
     return 0 if all(ms and all(m.good for m in ms) for ms in done.values()) else 1
 
 
@@ -84,7 +87,7 @@ def show(cell: Cell, moment: Moment) -> None:
     recovery = "-" if moment.recovery_s is None else f"{moment.recovery_s:.2f} s"
     bad = "" if moment.good else f"  BAD: {became}"
     print(
-        f"{cell.fault}, {cell.words}, {moment.number} at {moment.at:.2f}: "
+        f"{time.strftime('%H:%M:%S')} {moment.fault}, {cell.words}, at {moment.at:.2f}: "
         f"{'struck' if moment.struck else 'moment did not come'}, recovery {recovery}, "
         f"redelivered {became.redelivered}, ends {list(moment.restarts)}{'  HUNG' if moment.hung else ''}{bad}",
         file=sys.stderr,
@@ -94,7 +97,7 @@ def show(cell: Cell, moment: Moment) -> None:
         print(f"        {line}", file=sys.stderr)
 
 
-def row(cell: Cell, moments: Sequence[Moment]) -> tuple[str, ...]:
+def row(fault: str, cell: Cell, moments: Sequence[Moment]) -> tuple[str, ...]:
     """The moments of one cell, in the columns of HEAD."""
     became = reduce(add, (m.outcome for m in moments), Outcome())
     recoveries = sorted(m.recovery_s for m in moments if m.recovery_s is not None)
@@ -113,7 +116,7 @@ def row(cell: Cell, moments: Sequence[Moment]) -> tuple[str, ...]:
         became.redelivered,
     )
     struck = f"{sum(m.struck for m in moments)}{f', {hung} hung' if hung else ''}"
-    return (cell.fault, cell.words, struck, *map(str, counts), str(restarts), *seconds)
+    return (fault, cell.words, struck, *map(str, counts), str(restarts), *seconds)
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -31,13 +31,14 @@ _END_LIMIT_S = rounds.WATCHDOG_S + 120.0 + 2 * rounds.VISIBILITY_S
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to happen: `events` are (seconds after the first poll with a job, name)."""
+    """What is to happen: `events` are (seconds after the first answer, name). `stretch`: see `Scene`."""
 
     seed: int
     context: str
     seconds: float
     images_per_job: int
     events: tuple[tuple[float, str], ...]
+    stretch: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def plan(
     groups: Collection[Group] = ("loader", "server", "worker"),
     every_s: float = 8.0,
     images_per_job: int = 400,
+    stretch: float = 1.0,
 ) -> Plan:
     """Events at random moments, on average every `every_s` seconds; each kind comes before any comes again."""
     rng = random.Random(f"{seed}/{context}")
@@ -97,7 +99,7 @@ def plan(
             deck = rng.sample(names, len(names))
         events.append((at, deck.pop()))
         at += rng.expovariate(1 / every_s)
-    return Plan(seed, context, seconds, images_per_job, tuple(events))
+    return Plan(seed, context, seconds, images_per_job, tuple(events), stretch)
 
 
 def run(day: Plan, directory: Path, listener: Callable[[str], None]) -> Day:
@@ -124,7 +126,7 @@ def run(day: Plan, directory: Path, listener: Callable[[str], None]) -> Day:
             within=private_shm.within(_SHM_BYTES),
         ) as worker,
     ):
-        scene = Scene(server, worker, triggers, random.Random(f"{day.seed}/{day.context}/acts"))
+        scene = Scene(server, worker, triggers, random.Random(f"{day.seed}/{day.context}/acts"), day.stretch)
         return _Course(day, scene, listener).run()
 
 

@@ -43,14 +43,19 @@ def _requests(
 ) -> float:
     """So many requests meet it, at most."""
     scene.server.fault(
-        FaultSpec(kind, on=on, requests=scene.rng.randint(1, most), seconds=scene.rng.uniform(*seconds))
+        FaultSpec(
+            kind,
+            on=on,
+            requests=scene.rng.randint(1, most),
+            seconds=scene.stretch * scene.rng.uniform(*seconds),
+        )
     )
     return 0.0
 
 
 def _refuse(scene: Scene) -> float:
     """503 to everything, for up to a minute."""
-    seconds = scene.rng.uniform(5.0, _MINUTE_S)
+    seconds = scene.stretch * scene.rng.uniform(5.0, _MINUTE_S)
     scene.server.fault(FaultSpec("503"))
     scene.later(seconds, scene.server.clear_faults)
     return seconds
@@ -58,9 +63,15 @@ def _refuse(scene: Scene) -> float:
 
 def _whole(kind: FaultKind, least: float, most: float, scene: Scene) -> float:
     """A fault of the server as a whole."""
-    seconds = scene.rng.uniform(least, most)
+    seconds = scene.stretch * scene.rng.uniform(least, most)
     scene.server.fault(FaultSpec(kind, seconds=seconds))
-    return 0.0 if kind == "clock-jump" else seconds
+    return seconds
+
+
+def _jump(scene: Scene) -> float:
+    """Every reservation runs out at once."""
+    scene.server.fault(FaultSpec("clock-jump", seconds=_MINUTE_S))
+    return 0.0
 
 
 def _tell(number: signal.Signals, scene: Scene) -> float | None:
@@ -74,7 +85,7 @@ def _tell(number: signal.Signals, scene: Scene) -> float | None:
 
 def _freeze(scene: Scene) -> float | None:
     """The worker itself is stopped, and goes on after a while."""
-    pid, seconds = scene.worker.pid, scene.rng.uniform(1.0, 20.0)
+    pid, seconds = scene.worker.pid, scene.stretch * scene.rng.uniform(1.0, 20.0)
     if _tell(signal.SIGSTOP, scene) is None:
         return None
     scene.later(seconds, partial(_go_on, pid))
@@ -98,9 +109,7 @@ EVENTS: dict[str, Event] = {
     "server stalls": Event("server", partial(_requests, "stall", 2, _API, (5.0, _MINUTE_S))),
     "server half-closes": Event("server", partial(_requests, "half-closed", 3, _API, (1.0, _MINUTE_S))),
     "server restarts": Event("server", partial(_whole, "down", 0.5, 20.0)),
-    "clock jumps a minute": Event(
-        "server", partial(_whole, "clock-jump", _MINUTE_S, _MINUTE_S), excuses=True
-    ),
+    "clock jumps a minute": Event("server", _jump, excuses=True),
     "clock stands a minute": Event("server", partial(_whole, "clock-stop", _MINUTE_S, _MINUTE_S)),
     "download cut": Event("server", partial(_requests, "cut", 1, ("images",), _NONE)),
     "download reset": Event("server", partial(_requests, "reset", 1, ("images",), _NONE)),

@@ -7,10 +7,13 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
 from functools import cache
 from pathlib import Path
 
 _BALLAST = "ballast"
+_PIECE, _PAGE = 1 << 22, 4096
+_TAKE_EVERY_S = 0.002
 _MOUNT = 'mount -t tmpfs -o mode=1777,size="$0" chaos /dev/shm && exec "$@"'
 
 
@@ -46,24 +49,43 @@ def directory(pid: int) -> Path:
     return Path(f"/proc/{pid}/root/dev/shm")
 
 
-def fill(pid: int) -> int:
-    """Take all the room that is left in the /dev/shm of a process. How many bytes that were. Raises OSError."""
-    path = directory(pid) / _BALLAST
-    taken, piece = 0, 1 << 22
-    with path.open("wb") as file:
-        while piece >= 4096:
+class Ballast:
+    """Takes all the room in the /dev/shm of a process, also what becomes free later, until it is dropped.
+
+    Raises OSError: the process is gone.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._path = directory(pid) / _BALLAST
+        # Kept open: it reaches this /dev/shm even if the process has ended meanwhile.
+        self._file = self._path.open("wb")
+        self.bytes = 0
+        self._dropped = threading.Event()
+        self._take()
+        self._thread = threading.Thread(target=self._keep_full, name="ballast", daemon=True)
+        self._thread.start()
+
+    def drop(self) -> None:
+        """Give it all back."""
+        self._dropped.set()
+        self._thread.join()
+        self._file.truncate(0)
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            self._path.unlink()
+
+    def _keep_full(self) -> None:
+        while not self._dropped.wait(_TAKE_EVERY_S):
+            self._take()
+
+    def _take(self) -> None:
+        piece = _PIECE
+        while piece >= _PAGE:
             try:
-                os.posix_fallocate(file.fileno(), taken, piece)
+                os.posix_fallocate(self._file.fileno(), self.bytes, piece)
             except OSError as e:
                 if e.errno != errno.ENOSPC:
                     raise
                 piece //= 2
             else:
-                taken += piece
-    return taken
-
-
-def empty(pid: int) -> None:
-    """Give back what `fill` took; where the process is gone, its /dev/shm is too."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        (directory(pid) / _BALLAST).unlink()
+                self.bytes += piece

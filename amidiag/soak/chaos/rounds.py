@@ -1,4 +1,4 @@
-"""One fault, one start method, many moments: a worker works on job after job and is struck once in each."""
+"""One worker, many moments: it works on job after job and is struck once in each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,9 +40,8 @@ _TELLING = ("WARNING", "ERROR", "CRITICAL", "Error", "rror:", "hang")
 
 @dataclass(frozen=True)
 class Cell:
-    """What is struck how. `images` per job; `pinned` with the emulated accelerator."""
+    """The worker that is struck. `images` per job; `pinned` with the emulated accelerator."""
 
-    fault: str
     context: str
     pinned: bool = False
     loaders: int = 1
@@ -56,13 +55,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Moment:
-    """One strike. `at`: where in an undisturbed job, from 0 to 1. Times in seconds.
+    """One strike by `fault`. `at`: where in an undisturbed job, from 0 to 1. Times in seconds.
 
     `recovery_s` is the longest time without an answer from the strike to the end of the job, None where the
     strike's moment never came; `whole_s` from the strike to the end. `log`: what the worker said, of a failure.
     """
 
-    number: int
+    fault: str
     at: float
     struck: bool
     recovery_s: float | None
@@ -78,7 +77,7 @@ class Moment:
         return self.outcome.good and not self.hung
 
 
-Listener = Callable[[Cell, Moment], None]
+Listener = Callable[[Moment], None]
 
 
 def settings_of(cell: Cell, base_url: str, triggers: Path) -> dict[str, str]:
@@ -110,8 +109,10 @@ def images(count: int, rng: random.Random) -> tuple[TrapSpec, ...]:
     )
 
 
-def run(cell: Cell, seed: int, moments: int, directory: Path, listener: Listener) -> list[Moment]:
-    """Strike so often. The moments follow from the seed, fault and start method; their effects from the machine.
+def run(cell: Cell, faults: Sequence[str], seed: int, directory: Path, listener: Listener) -> list[Moment]:
+    """Strike by one fault after the other. The moments follow from seed, faults and cell; what they meet does not.
+
+    Ends early where it hung too often.
 
     Raises:
         ProgramError: the worker could not be started, or ended so that no supervisor would start it again.
@@ -120,7 +121,7 @@ def run(cell: Cell, seed: int, moments: int, directory: Path, listener: Listener
     directory.mkdir(parents=True, exist_ok=True)
     triggers = directory / "triggers"
     triggers.mkdir()
-    rng = random.Random(f"{seed}/{cell.fault}/{cell.words}")
+    rng = random.Random(f"{seed}/{faults[0]}/{cell.words}")
     config = ServerConfig(token=TOKEN, visibility_timeout_s=VISIBILITY_S, max_deliver=MAX_DELIVER, seed=seed)
     with (
         AntennaServer(config) as server,
@@ -134,10 +135,10 @@ def run(cell: Cell, seed: int, moments: int, directory: Path, listener: Listener
         scene = Scene(server, worker, triggers, rng)
         usual = _usual(scene, cell)
         done: list[Moment] = []
-        for number in range(moments):
-            moment = _moment(scene, cell, number + 1, usual)
+        for fault in faults:
+            moment = _moment(scene, cell, fault, usual)
             done.append(moment)
-            listener(cell, moment)
+            listener(moment)
             if sum(moment.hung for moment in done) >= _HANGS:
                 break
         return done
@@ -161,8 +162,8 @@ def _complete(scene: Scene, job: int) -> bool:
     return scene.server.state([job]).jobs[job].complete
 
 
-def _moment(scene: Scene, cell: Cell, number: int, usual: float) -> Moment:
-    strike = STRIKES[cell.fault]
+def _moment(scene: Scene, cell: Cell, fault: str, usual: float) -> Moment:
+    strike = STRIKES[fault]
     at = scene.rng.random()
     mark, lives = scene.worker.mark_log(), len(scene.worker.lives)
     for attempt in range(_TRIES):
@@ -182,14 +183,14 @@ def _moment(scene: Scene, cell: Cell, number: int, usual: float) -> Moment:
         if struck is not None or hung or not became.good:
             break
     restarts = tuple(life.status for life in scene.worker.lives[lives - 1 :] if life.status is not None)
-    moment = Moment(number, at, struck is not None, recovery, whole, became, restarts, hung)
+    moment = Moment(fault, at, struck is not None, recovery, whole, became, restarts, hung)
     if moment.good:
         return moment
     log = [line for line in scene.worker.log_since(mark) if any(word in line for word in _TELLING)][-30:]
     if hung:
         log += stacks(scene.worker.tree())
         _give_up(scene)
-    return Moment(number, at, struck is not None, recovery, whole, became, restarts, hung, tuple(log))
+    return Moment(fault, at, struck is not None, recovery, whole, became, restarts, hung, tuple(log))
 
 
 def _between_jobs(scene: Scene, cell: Cell) -> None:

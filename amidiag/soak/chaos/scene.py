@@ -16,12 +16,15 @@ TICK_S = 0.02
 
 @dataclass
 class Scene:
-    """One worker on one server. `triggers`: where a file asks for a fault that was armed in the loader processes."""
+    """One worker on one server. `triggers`: where a file asks for a fault that was armed in the loader processes;
+    `stretch`: by how much what lasts is longer or shorter than it says.
+    """
 
     server: AntennaServer
     worker: Supervised
     triggers: Path
     rng: random.Random
+    stretch: float = 1.0
     _due: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
 
     def tick(self) -> None:

@@ -120,14 +120,13 @@ def _delete_shm(scene: Scene, within: float) -> float | None:
 
 
 def _fill_shm(scene: Scene, within: float) -> float | None:
-    pid = scene.worker.pid
-    if scene.a_loader() is None and not scene.until(within, lambda: scene.a_loader() is not None):
+    if not scene.until(within, lambda: scene.a_loader() is not None):
         return None
     try:
-        private_shm.fill(pid)
+        ballast = private_shm.Ballast(scene.worker.pid)
     except FileNotFoundError:
         return None
-    scene.later(scene.rng.uniform(*_FULL_S), partial(private_shm.empty, pid))
+    scene.later(scene.stretch * scene.rng.uniform(*_FULL_S), ballast.drop)
     return time.monotonic()
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.identity import identify
@@ -19,6 +20,8 @@ LOADER_NAME = "pt_data_worker"
 # EX_NOPERM and EX_CONFIG of sysexits.h: a new process would end in the same way.
 _FINAL = (77, 78)
 _PAUSE_S = 0.5
+# Longer than AMI_WORKER_DRAIN_LIMIT_S with the rest of an ending.
+_PATIENCE_S = 90.0
 
 
 @dataclass
@@ -56,8 +59,10 @@ class Supervised:
     def __enter__(self) -> Supervised:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(_PATIENCE_S if kind is None else 3.0)
 
     @property
     def pid(self) -> int:
@@ -88,11 +93,11 @@ class Supervised:
         if time.monotonic() - life.ended >= _PAUSE_S:
             self._start()
 
-    def stop(self) -> int:
-        """End it for good; its exit status."""
+    def stop(self, patience: float = _PATIENCE_S) -> int:
+        """End it for good: SIGTERM, SIGKILL after `patience` seconds. Its exit status."""
         life = self.lives[-1]
         if life.status is None:
-            life.status = life.program.stop(patience=60.0)
+            life.status = life.program.stop(patience)
             life.ended = time.monotonic()
         return life.status
 
