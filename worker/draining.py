@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import select
 import signal
@@ -12,6 +11,7 @@ import weakref
 from types import FrameType, TracebackType
 
 from worker import poking
+from worker.guard.leaving import kill_descendants
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 POKE_EVERY_S = 0.05
@@ -112,8 +112,7 @@ class Drain:
 
     def _told(self, number: int) -> None:
         if self.requested:
-            for child in multiprocessing.active_children():
-                child.kill()
+            kill_descendants()
             os._exit(128 + number)
         self.requested = True
 

@@ -22,7 +22,7 @@ _NOT_RECEIVED = "items of ancdata"
 _WANTED = 4
 
 
-class ExhaustedError(Exception):
+class ExhaustedError(RuntimeError):
     """The worker has run out of something that only a new process, or the operator, can give. The text says what."""
 
 
@@ -110,7 +110,9 @@ class Shortage:
 
 def _says(text: str, number: int) -> bool:
     meaning = os.strerror(number)
-    return f"{meaning} ({number})" in text or f"[Errno {number}] {meaning}" in text
+    return any(
+        said in text for said in (f"{meaning} ({number})", f"[Errno {number}] {meaning}", _named(number))
+    )
 
 
 def _named(number: int) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from worker.draining import Drain, StopWaiting
-from worker.exhaustion import exhausted
 from worker.guard.tuner import JobTuner
 from worker.guard.usage import own_usage
 from worker.guard.watchdog import Watchdog
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 # So often in a row, without a batch between, a loader may fail: a task that kills it is found by then.
 _FAILURES = 4
 _PAUSE_S = 0.5
+_OF_OTHERS = ("ENOSPC", "ENOMEM")
 # After so many batches it is asked what the worker really uses.
 _LOOK_EVERY = 8
 
@@ -79,19 +79,27 @@ class Visit:
         failures, before = 0, 0
         while failures < _FAILURES:
             try:
+                self._watchdog.at(f"starting loader processes for job {self._job_id}")
                 self._loader.begin(self._source)
                 self._work()
             except LoaderError as e:
                 failures = failures + 1 if self._arrived == before else 1
                 before = self._arrived
                 self._take_back(e)
-                self._drain.sleep(_PAUSE_S * (failures - 1))
+                self._pause(failures)
             else:
                 return self.tally
             if self._drain.requested:
                 break
         self.tally.failed = True
         return self.tally
+
+    def _pause(self, failures: int) -> None:
+        """Before the loader is built again. What others have filled, as /dev/shm, is often there again after seconds;
+        what this process itself has run out of is not."""
+        of_others = (self.tally.exhausted or "").startswith(_OF_OTHERS)
+        if failures < _FAILURES:
+            self._drain.sleep(_PAUSE_S * (2**failures if of_others else failures - 1))
 
     def _work(self) -> None:
         mark = time.monotonic()
@@ -123,12 +131,16 @@ class Visit:
         """The next batch; None when there is none, or to drain."""
         waiting = time.monotonic()
         try:
+            self._watchdog.at(f"asking for tasks of job {self._job_id}")
             self._loader.ask()
+            longest = self._loader.longest_wait_s + self._watchdog.limit_s
+            self._watchdog.at(f"waiting for images of job {self._job_id}", longest)
             with self._drain.interruptible():
                 return self._loader.wait()
         except StopWaiting:
             return None
         finally:
+            self._watchdog.at(f"job {self._job_id}")
             self.tally.waiting += time.monotonic() - waiting
 
     def _count(self, batch: Batch) -> None:
@@ -147,7 +159,7 @@ class Visit:
         if of_device is not None:
             raise of_device from error
         log.error("job %s: the loader failed: %s", self._job_id, error)
-        self.tally.exhausted = exhausted(error)
+        self.tally.exhausted = error.exhausted
         given_up = self._source.loader_died(error.suspect)
         late = self._source.leave_overdue()
         if late:

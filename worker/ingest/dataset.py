@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 from worker import caches
 from worker.antenna.schemas import Task
 from worker.caches import CacheSize
-from worker.exhaustion import ExhaustedError, exhausted
+from worker.exhaustion import ExhaustedError, exhausted, short_of_fds
 from worker.ingest import beat, packing
 from worker.ingest.batch import Batch, BatchRequest, Failure, LoaderReport
 from worker.ingest.decode import DecodeError, Header, decode_into, read_header
@@ -205,20 +205,10 @@ def _failed(request: BatchRequest, leftovers: Mapping[str, CacheSize], error: Ex
 
 def _raise_if_ours(error: Exception) -> None:
     """Raise where an image failed because this process or machine has run out of something."""
-    ours = exhausted(error) or _out_of_descriptors()
+    ours = exhausted(error) or short_of_fds()
     if ours is not None:
         # With the number, as `exhausted` finds it again in the text that DataLoader makes of it.
-        number = getattr(errno, ours.partition(":")[0])
-        raise ExhaustedError(f"{ours} ({number})") from error
-
-
-def _out_of_descriptors() -> str | None:
-    """A name that could not be looked up for want of a socket is told as "Temporary failure in name resolution"."""
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as e:
-        return exhausted(e)
-    return None
+        raise ExhaustedError(f"{ours} ({getattr(errno, ours.partition(':')[0])})") from error
 
 
 def _in_words(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -116,6 +117,11 @@ class Loader:
     def processes(self) -> Sequence[BaseProcess]:
         """The loader processes that there are now."""
         return processes_of(self._iterator)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long `wait` takes at most, as the DataLoader's time limit is set."""
+        return self._settings.antenna_api_dataloader_timeout_s or math.inf
 
     def begin(self, source: Source) -> None:
         """Take what to load from `source` from now on; builds the loader if there is none.
