@@ -2,7 +2,7 @@
 
     python -m benchmarks.recovery --seed 1 --moments 20 --contexts fork,forkserver [--faults "kill -9,…"] [--json]
 
-A real `ami worker run` with its default limits works on one job after another (32 small images, batches of 4) from an
+A real `ami worker run` with its default limits works on one job after another (64 small images, batches of 4) from an
 embedded server with a visibility time of 30 s and at most 2 deliveries; in each job it is struck once. Recovery is
 the longest time without an answer from the strike to the end of the job. /dev/shm is the worker's own, of 256 MB.
 Every image must be answered once and none as an error; the exit code is 1 where that fails, and each failure is

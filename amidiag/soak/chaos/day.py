@@ -162,7 +162,7 @@ class _Course:
     def run(self) -> Day:
         """Until every job is complete, or the time for that is over."""
         self._add_job()
-        self._scene.until(rounds.START_LIMIT_S, lambda: self._look() or self._answered)
+        self._scene.until(rounds.START_LIMIT_S, self._has_answers)
         began = self._last_answer = time.monotonic()
         for at, name in self._plan.events:
             self._work_until(began + at)
@@ -211,6 +211,10 @@ class _Course:
                 self._day.longest_silence_s = max(self._day.longest_silence_s, now - self._last_answer)
             self._answered, self._last_answer = answered, now
         return True
+
+    def _has_answers(self) -> bool:
+        self._look()
+        return self._answered > 0
 
     def _all_complete(self) -> bool:
         self._look()

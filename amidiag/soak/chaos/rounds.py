@@ -34,6 +34,8 @@ START_LIMIT_S = 180.0
 # The watchdog's time, a new process, and both deliveries' visibility time.
 _JOB_LIMIT_S = WATCHDOG_S + 60.0 + MAX_DELIVER * VISIBILITY_S
 _TRIES = 4
+# Of an undisturbed job: later than this everything may be loaded already, and a strike meets nothing.
+_LATEST = 0.6
 _HANGS = 2
 _TELLING = ("WARNING", "ERROR", "CRITICAL", "Error", "rror:", "hang")
 
@@ -45,7 +47,7 @@ class Cell:
     context: str
     pinned: bool = False
     loaders: int = 1
-    images: int = 32
+    images: int = 64
 
     @property
     def words(self) -> str:
@@ -175,7 +177,7 @@ def _moment(scene: Scene, cell: Cell, fault: str, usual: float) -> Moment:
         job = scene.server.add_job(JobSpec(PIPELINE, images(cell.images, scene.rng)))
         if not strike.between:
             # Where the moment did not come it is tried earlier in the next job.
-            scene.wait(0.9 * usual * at / 2**attempt)
+            scene.wait(_LATEST * usual * at / 2**attempt)
             struck = strike.aim(scene, 2 * usual)
         recovery, whole, hung = _watch(scene, job, struck)
         scene.settle()
