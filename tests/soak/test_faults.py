@@ -1,9 +1,12 @@
 """The faults do what they say, in a real DataLoader; without them this torch does not leak."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 LOADERS = 12
 
@@ -75,3 +78,73 @@ def test_loader_processes_that_are_not_persistent_do_not_leak(tmp_path) -> None:
 def test_this_torch_by_itself_does_not_leak(tmp_path) -> None:
     grown, _ = _grown(tmp_path, ["emulated-accelerator"], persistent=True)
     assert grown == {"fds": 0, "orphans": 0}
+
+
+ON_DEMAND = """
+import sys, warnings
+from pathlib import Path
+warnings.filterwarnings("ignore")
+from torch.utils.data import DataLoader
+
+class Slowly:
+    def __getitems__(self, keys):
+        import time
+        time.sleep(0.05)
+        return keys
+
+if __name__ == "__main__":
+    trigger, context = Path(sys.argv[1]), sys.argv[2]
+    loader = DataLoader(Slowly(), batch_sampler=[[n] for n in range(200)], num_workers=1, prefetch_factor=2,
+                        multiprocessing_context=context, timeout=4, collate_fn=list)
+    batches = iter(loader)
+    print(next(batches))
+    trigger.touch()
+    try:
+        print("whole", len(list(batches)))
+    except RuntimeError as error:
+        print("ended", str(error).splitlines()[-1])
+    print("taken", not trigger.exists())
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "context", "ends", "says"),
+    [
+        ("loader-raises", "forkserver", "RuntimeError: planted: the loader raises", ""),
+        ("loader-exits", "fork", "exited unexpectedly", ""),
+        ("feeder-dies", "fork", "timed out after 4", ""),
+        ("feeder-error", "fork", "timed out after 4", "planted: the feeder thread cannot send a batch"),
+    ],
+)
+def test_a_loader_process_fails_when_it_is_told_to(
+    tmp_path: Path, fault: str, context: str, ends: str, says: str
+) -> None:
+    program, triggers = tmp_path / "program.py", tmp_path / "triggers"
+    program.write_text(ON_DEMAND)
+    triggers.mkdir()
+    words = [sys.executable, "-m", "amidiag.soak.faults.launcher", "--arm", "loader-on-demand"]
+    done = subprocess.run(
+        [*words, "--report", str(tmp_path / "report"), "--", str(program), str(triggers / fault), context],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "AMIDIAG_FAULT_TRIGGERS": str(triggers)},
+    )
+    first, ended, taken = done.stdout.splitlines()
+    assert (first, taken) == ("[0]", "taken True")
+    assert ended.startswith("ended"), done.stderr
+    assert ends in ended
+    assert says in done.stderr
+    assert not list(triggers.iterdir())
+
+
+def test_without_a_directory_for_its_triggers_it_is_not_armed(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "amidiag.soak.faults.launcher", "--arm", "loader-on-demand"]
+    done = subprocess.run(
+        [*words, "--report", str(tmp_path / "report"), "--", "none"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs the directory of its triggers in AMIDIAG_FAULT_TRIGGERS" in done.stderr

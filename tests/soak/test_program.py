@@ -102,3 +102,17 @@ def test_a_relative_directory_and_a_stale_report(tmp_path, monkeypatch) -> None:
     assert program.stop() in (0, -signal.SIGTERM)
     assert program.faults == {}
     assert os.path.exists(tmp_path / "kept" / "worker.log")
+
+
+def test_what_it_spools_stays_in_its_directory_unless_its_settings_say_otherwise(tmp_path) -> None:
+    code = "import os, sys; print(os.environ['AMI_WORKER_SPOOL_DIR'])"
+    for name, settings, spool in (
+        ("own", {}, str(tmp_path / "own" / "spool")),
+        ("none", {"AMI_WORKER_SPOOL_DIR": ""}, ""),
+    ):
+        (tmp_path / name).mkdir()
+        with Program((sys.executable, "-c", code), settings, (), tmp_path / name) as program:
+            deadline = time.monotonic() + 30
+            while program.exit_status is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert program.log.read_text() == f"{spool}\n"
