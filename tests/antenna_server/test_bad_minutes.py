@@ -115,3 +115,25 @@ def test_the_clock_of_the_queue_never_goes_back() -> None:
     assert clock() == 161.0
     clock.jump(1)
     assert clock() == 162.0
+
+
+def test_api_and_images_go_down_each_for_itself(server: AntennaServer, worker: Worker) -> None:
+    job = server.add_job(JobSpec("moth_binary", traps(1)))
+    (task,) = worker.reserve(job, 1)
+    server.fault(FaultSpec("down", on=("images",), seconds=3600))
+    with pytest.raises(requests.ConnectionError):
+        requests.get(task["image_url"], timeout=TIME_LIMIT_S)
+    assert worker.poll() == [job]
+
+    server.fault(FaultSpec("down", on=("images",), seconds=0.01))
+    server.fault(FaultSpec("down", on=("jobs", "tasks", "result"), seconds=3600))
+
+    def served() -> bool:
+        try:
+            return requests.get(task["image_url"], timeout=TIME_LIMIT_S).ok
+        except requests.ConnectionError:
+            return False
+
+    assert eventually(served)
+    with pytest.raises(requests.ConnectionError):
+        worker.poll()

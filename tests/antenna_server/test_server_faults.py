@@ -183,6 +183,7 @@ def test_down_ends_polls_that_are_held(server: AntennaServer) -> None:
         ({"kind": "slow"}, "seconds: 0.0 means nothing"),
         ({"kind": "down"}, "seconds: 0.0 means nothing"),
         ({"kind": "down", "seconds": 1.0, "requests": 2}, "down: takes only seconds"),
+        ({"kind": "clock-jump", "seconds": 1.0, "on": ("jobs",)}, "clock-jump: takes only seconds"),
         ({"kind": "clock-jump"}, "seconds: 0.0 means nothing"),
         ({"kind": "clock-stop", "seconds": 1.0, "probability": 0.5}, "clock-stop: takes only seconds"),
         ({"kind": "reset", "seconds": 1.0}, "seconds: 1.0 means nothing"),

@@ -42,11 +42,14 @@ def _serve(control: socket.socket, controller_pid: int) -> None:
     if not configuration:
         return
     parts = Parts.of(decode_config(json.loads(configuration)))
-    listener = Listener(parts.meter)
-    listener.serve(Calls(parts, lambda: listener.origin).answer)
+    # Images lie on an object store, which has good and bad minutes of its own.
+    listener, store = Listener(parts.meter), Listener(parts.meter)
+    calls = Calls(parts, lambda: store.origin)
+    listener.serve(calls.answer)
+    store.serve(calls.answer)
     with contextlib.suppress(ConnectionError):  # the controller has gone meanwhile
         control.send(json.dumps({"origin": listener.origin}).encode())
-        _obey(control, controller_pid, Control(parts, listener))
+        _obey(control, controller_pid, Control(parts, listener, store))
 
 
 def _obey(control: socket.socket, controller_pid: int, words: Control) -> None:

@@ -28,9 +28,11 @@ _FIRST_IMAGE = 100_001
 class Control:
     """Does what the controller says. Thread-safe."""
 
-    def __init__(self, parts: Parts, listener: Listener) -> None:
+    def __init__(self, parts: Parts, listener: Listener, store: Listener) -> None:
+        """`listener` serves the API, `store` the images."""
         self._parts = parts
         self._listener = listener
+        self._store = store
         # Image ids are far from job ids, so that a worker that mixes them up is found out.
         self._image_ids = map(str, itertools.count(_FIRST_IMAGE))
         self._words: dict[str, Callable[..., Any]] = {
@@ -78,7 +80,10 @@ class Control:
         spec = codec.decode_fault(fault)
         self._parts.faults.add(spec)
         if spec.kind == "down":
-            self._listener.down(spec.seconds)
+            if spec.on != ("images",):
+                self._listener.down(spec.seconds)
+            if not spec.on or "images" in spec.on:
+                self._store.down(spec.seconds)
         elif spec.kind == "clock-jump":
             self._parts.clock.jump(spec.seconds)
         elif spec.kind == "clock-stop":

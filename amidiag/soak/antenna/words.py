@@ -132,12 +132,13 @@ class FaultSpec:
     | reset | the same with an RST for an end | jobs, tasks, result |
     | stall | no byte of the answer for `seconds`; the request **has** had its effect | jobs, tasks, result |
     | half-closed | no answer but the end of the server's half; the rest stays open for `seconds` | as stall |
-    | down | every connection is cut and new ones are refused for `seconds`: a restart; the queue stays | everything |
+    | down | every connection is cut and new ones are refused for `seconds`: a restart; the queue stays | all |
     | clock-jump | the queue's clock is `seconds` ahead from now on: reservations run out so much earlier | the queue |
     | clock-stop | the queue's clock stands still for `seconds` | the queue |
 
     It holds for the next `requests` requests, or with `probability` for each one (both: with that
-    probability, at most so often; neither: until `clear_faults()`). `down` and the clock's take only `seconds`.
+    probability, at most so often; neither: until `clear_faults()`). `down` and the clock's take only `seconds`; `down`
+    is `on` images, which have a port of their own, on the calls, which share one, or on all.
     Raises ValueError for a combination that means nothing.
     """
 
@@ -158,7 +159,9 @@ class FaultSpec:
             raise ValueError(f"probability: must be over 0 and at most 1, not {self.probability}")
         if self.seconds < 0 or (self.kind != "429" and (self.kind in _TIMED) != (self.seconds > 0)):
             raise ValueError(f"seconds: {self.seconds} means nothing for the fault {self.kind!r}")
-        if self.kind in SERVER_KINDS and (self.on or self.requests or self.probability):
+        if self.kind in SERVER_KINDS and (
+            (self.on and self.kind != "down") or self.requests or self.probability
+        ):
             raise ValueError(f"{self.kind}: takes only seconds")
 
     @property

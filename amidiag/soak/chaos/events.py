@@ -61,10 +61,10 @@ def _refuse(scene: Scene) -> float:
     return seconds
 
 
-def _whole(kind: FaultKind, least: float, most: float, scene: Scene) -> float:
-    """A fault of the server as a whole."""
+def _whole(kind: FaultKind, least: float, most: float, scene: Scene, on: tuple[Route, ...] = ()) -> float:
+    """A fault of the server, or of its image store, as a whole."""
     seconds = scene.stretch * scene.rng.uniform(least, most)
-    scene.server.fault(FaultSpec(kind, seconds=seconds))
+    scene.server.fault(FaultSpec(kind, on=on, seconds=seconds))
     return seconds
 
 
@@ -108,7 +108,8 @@ EVENTS: dict[str, Event] = {
     "server cuts an answer": Event("server", partial(_requests, "cut", 4, _API, _NONE)),
     "server stalls": Event("server", partial(_requests, "stall", 2, _API, (5.0, _MINUTE_S))),
     "server half-closes": Event("server", partial(_requests, "half-closed", 3, _API, (1.0, _MINUTE_S))),
-    "server restarts": Event("server", partial(_whole, "down", 0.5, 20.0)),
+    "server restarts": Event("server", partial(_whole, "down", 0.5, 20.0, on=_API)),
+    "image store restarts": Event("server", partial(_whole, "down", 0.5, 3.0, on=("images",))),
     "clock jumps a minute": Event("server", _jump, excuses=True),
     "clock stands a minute": Event("server", partial(_whole, "clock-stop", _MINUTE_S, _MINUTE_S)),
     "download cut": Event("server", partial(_requests, "cut", 1, ("images",), _NONE)),
