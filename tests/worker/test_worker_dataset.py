@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import os
+import resource
 import pickle
 import resource
 import threading
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from worker import caches
 from worker.antenna.schemas import Task
 from worker.ingest import packing
+from worker.exhaustion import ExhaustedError, exhausted
 from worker.ingest.batch import Batch, BatchRequest
 from worker.ingest.dataset import ImageDataset, collate
 from worker.ingest.limits import ImageLimits
@@ -121,6 +123,18 @@ def test_images_of_all_sizes_come_in_one_shared_tensor(site: Site, context: str)
     assert batch.report.pid != os.getpid()
     assert batch.report.file_bytes == sum(len(body) for body in site.files.values())
     assert batch.report.decode_s > 0
+
+
+def no_more_descriptors(number: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+
+
+def test_what_the_process_has_run_out_of_is_no_answer_for_an_image(site: Site) -> None:
+    tasks = (site.task("good", image(1)),)
+    with pytest.raises(ExhaustedError) as raised:
+        load(dataset(), BatchRequest(tasks, JOB), worker_init_fn=no_more_descriptors)
+    assert exhausted(raised.value) == "EMFILE: Too many open files"
 
 
 def test_whatever_comes_is_a_result_or_a_failure_of_its_task(site: Site) -> None:

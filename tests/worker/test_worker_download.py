@@ -15,6 +15,7 @@ import pytest
 from worker.ingest.download import DownloadError, download, download_to
 from worker.ingest.image_session import image_session
 from worker.ingest.limits import ImageLimits
+from worker.settings import read
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -132,6 +133,37 @@ def test_a_body_arrives_whole_however_it_is_sent(
 def test_a_body_that_is_cut_is_an_error(fetch: Fetch) -> None:
     with pytest.raises(DownloadError, match="IncompleteRead"):
         fetch(lambda connection: connection.sendall(head("Content-Length: 300000") + b"too short"))
+
+
+@pytest.mark.parametrize("way", ["cut", "silent"])
+def test_a_connection_that_fails_within_the_body_costs_one_more_try(fetch: Fetch, way: str) -> None:
+    body = bytes(range(250)) * 1200
+    tries: list[int] = []
+    over = threading.Event()
+
+    def speak(connection: socket.socket) -> None:
+        tries.append(1)
+        start = head(f"Content-Length: {len(body)}")
+        if len(tries) > 1:
+            connection.sendall(start + body)
+            return
+        connection.sendall(start + body[:1000])
+        if way == "silent":
+            threading.Timer(0.6, over.set).start()
+            over.wait(20)
+
+    assert fetch(speak, read_timeout_s=0.3) == body
+    assert len(tries) == 2
+
+
+def test_limits_leave_time_for_an_answer_before_the_task_comes_again() -> None:
+    def limits(**settings: str) -> tuple[float, float]:
+        of = ImageLimits.of(read(environ=settings).settings)
+        return of.timeout_s, of.read_timeout_s
+
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="30") == (20.0, 10.0)
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="30", AMI_IMAGE_TIMEOUT_S="5") == (5.0, 10.0)
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="0") == (120.0, 30.0)
 
 
 def test_a_redirect_to_a_file_is_not_followed(fetch: Fetch) -> None:

@@ -9,7 +9,9 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from worker.deadline import deadline, is_over
-from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause
+from worker.exhaustion import exhausted
+from worker.http import CONNECT_TIMEOUT_S, cause
+from worker.ingest import beat
 from worker.ingest.limits import ImageLimits
 
 CHUNK = 1 << 18
@@ -17,6 +19,10 @@ CHUNK = 1 << 18
 
 class DownloadError(Exception):
     """The image could not be fetched; the text says why."""
+
+
+class _BrokenError(DownloadError):
+    """The connection failed while the body came: that may be the fault of this connection alone."""
 
 
 def download(session: requests.Session, url: str, limits: ImageLimits) -> bytes:
@@ -38,11 +44,27 @@ def download_to(session: requests.Session, url: str, limits: ImageLimits, file: 
         DownloadError: as `download`; `file` then holds what came until then.
         OSError: `file` cannot be written.
     """
-    with deadline(limits.timeout_s), _open(session, url, limits) as response:
+    with deadline(limits.timeout_s):
+        try:
+            return _fetch_to(session, url, limits, file)
+        except _BrokenError as e:
+            if is_over() or exhausted(e) is not None:
+                raise
+        # Once more: what fails before the body comes the session tries again by itself.
+        beat.alive()
+        file.seek(0)
+        file.truncate()
+        return _fetch_to(session, url, limits, file)
+
+
+def _fetch_to(session: requests.Session, url: str, limits: ImageLimits, file: BinaryIO) -> int:
+    # Left before its end, the response closes its connection: the next try has another.
+    with _open(session, url, limits) as response:
         if response.status_code != 200:
             raise DownloadError(f"{response.status_code} {response.reason}")
         size = 0
         while part := _next_part(response, limits):
+            beat.alive()
             size += len(part)
             if size > limits.max_bytes:
                 raise DownloadError(f"more than {limits.max_bytes} bytes")
@@ -52,9 +74,9 @@ def download_to(session: requests.Session, url: str, limits: ImageLimits, file: 
 
 def _open(session: requests.Session, url: str, limits: ImageLimits) -> requests.Response:
     try:
-        return session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+        return session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, limits.read_timeout_s))
     except (OSError, ValueError, HTTPError) as e:
-        raise _failure(e, limits) from e
+        raise DownloadError(_in_words(e, limits)) from e
 
 
 def _next_part(response: requests.Response, limits: ImageLimits) -> bytes:
@@ -62,8 +84,8 @@ def _next_part(response: requests.Response, limits: ImageLimits) -> bytes:
     try:
         return response.raw.read1(CHUNK, decode_content=True)
     except (OSError, ValueError, HTTPError) as e:
-        raise _failure(e, limits) from e
+        raise _BrokenError(_in_words(e, limits)) from e
 
 
-def _failure(error: Exception, limits: ImageLimits) -> DownloadError:
-    return DownloadError(f"not finished after {limits.timeout_s:g} s" if is_over() else cause(error))
+def _in_words(error: Exception, limits: ImageLimits) -> str:
+    return f"not finished after {limits.timeout_s:g} s" if is_over() else cause(error)

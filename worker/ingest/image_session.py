@@ -14,6 +14,7 @@ from urllib3.util.retry import Retry
 
 from worker.deadline import DeadlineAdapter
 from worker.http import USER_AGENT, proxies_for
+from worker.ingest import beat
 
 _HOSTS_KNOWN = 64
 
@@ -22,10 +23,10 @@ def image_session(threads: int) -> requests.Session:
     """A session for `threads` downloads at a time. It has no token: images may lie on any host."""
     # It warns of each retry with path and query, and the query of a signed address is a secret.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    retry = Retry(
+    retry = _Retry(
         total=2,
         backoff_factor=0.25,
-        status_forcelist=(429, 502, 503, 504),
+        status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=("GET",),
         raise_on_status=False,
         # Whoever has the image must not decide for how long a loader sleeps.
@@ -36,6 +37,14 @@ def image_session(threads: int) -> requests.Session:
     for scheme in ("http://", "https://"):
         session.mount(scheme, DeadlineAdapter(pool_connections=4, pool_maxsize=threads, max_retries=retry))
     return session
+
+
+class _Retry(Retry):
+    """A try that failed is a sign of life too: one image alone may take several."""
+
+    def increment(self, *args: Any, **kwargs: Any) -> _Retry:
+        beat.alive()
+        return super().increment(*args, **kwargs)
 
 
 class _Session(requests.Session):

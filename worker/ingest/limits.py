@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from worker.http import READ_TIMEOUT_S
 from worker.settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What one image may cost: bytes of its file, pixels of its picture, seconds of its download."""
+    """What one image may cost: bytes of its file, pixels of its picture, seconds of its download.
+
+    `read_timeout_s`: for how long the server may send nothing.
+    """
 
     max_bytes: int
     max_pixels: int
     timeout_s: float
+    read_timeout_s: float = READ_TIMEOUT_S
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> ImageLimits:
-        """The limits that the settings name."""
-        return cls(settings.image_max_bytes, settings.image_max_pixels, settings.image_timeout_s)
+        """The limits that the settings name, and that leave time for an answer before the task comes again."""
+        visibility = settings.visibility_timeout_s or math.inf
+        return cls(
+            settings.image_max_bytes,
+            settings.image_max_pixels,
+            min(settings.image_timeout_s, visibility * 2 / 3),
+            min(READ_TIMEOUT_S, visibility / 3),
+        )

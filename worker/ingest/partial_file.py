@@ -112,6 +112,11 @@ class PartialFile(io.FileIO):
         self.written = size
         return length
 
+    def truncate(self, size: int | None = None, /) -> int:
+        """Begin anew, after `seek(0)`. The room stays claimed; `complete` cuts the file to what is written."""
+        self.written = 0
+        return 0
+
     def complete(self) -> None:
         """Give the file its name. It is read by others from now on."""
         if not self._wanted():

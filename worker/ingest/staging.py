@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from amidiag.procfs.errors import CannotObserve
 from amidiag.procfs.mounts import read_mounts
 from worker.antenna.schemas import Task
+from worker.exhaustion import behind
 from worker.ingest.download import DownloadError, download_to
 from worker.ingest.image_session import image_session
 from worker.ingest.limits import ImageLimits
@@ -210,6 +211,9 @@ class Stager:
             try:
                 size = download_to(self._session, one.task.image_url, self._limits, file)
             except DownloadError as e:
+                if (ours := behind(e)) is not None:
+                    # No answer for the image: whoever needs it downloads it himself.
+                    raise StagingError(ours) from e
                 failure = str(e)
             else:
                 file.complete()
