@@ -1,7 +1,7 @@
 """What the sockets of processes are: protocol, state, both addresses, and which socket is the other end.
 
 An FD on a socket tells only its inode; what it is stands in the tables of the network namespace in which
-it was made: `/proc/PID/net/*` (proc_pid_net(5)), and sock_diag(7) for the ends of unix sockets.
+it was made: sock_diag(7) for those of TCP and unix, `/proc/PID/net/*` (proc_pid_net(5)) for the others.
 """
 
 from __future__ import annotations

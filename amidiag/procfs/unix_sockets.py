@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import _socket  # `socket` costs 5 ms more at start-up, and none of what it adds is needed.
-import errno
-import os
 import struct
 from collections.abc import Collection
 
+from amidiag.procfs.sock_diag import ask
 from amidiag.procfs.sockets import LISTEN, Socket, rows
 
-# linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
-_REQUEST_DUMP = 0x301
-_ERROR, _DONE = 2, 3
+# linux/socket.h, linux/unix_diag.h
+_AF_UNIX = 1
 _SHOW_NAME, _SHOW_PEER, _SHOW_ICONS = 1, 4, 8
 _NAME, _PEER, _ICONS = 0, 2, 3
-_HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBHIII8s")
 _MESSAGE = struct.Struct("=BBBBI8s")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -25,7 +20,6 @@ _PROTOCOL = {1: "unix", 2: "unix-dgram", 5: "unix-seqpacket"}
 _TCP_ESTABLISHED, _TCP_LISTEN = 1, 10
 _ACCEPTS = 0x10000  # __SO_ACCEPTCON, include/uapi/linux/net.h
 _SS_CONNECTED = 3
-_CLONE_NEWNET = 0x40000000
 
 
 class _Entry:
@@ -60,19 +54,9 @@ def read_unix(pid: int, wanted: Collection[int]) -> dict[int, Socket]:
 
 def _ask(pid: int) -> dict[int, _Entry] | None:
     """What sock_diag says; None where it cannot be asked there."""
-    try:
-        channel = _channel(pid)
-        if channel is None:
-            return None
-        try:
-            return _dump(channel)
-        finally:
-            channel.close()
-    except OSError as error:
-        # Else the kernel has it not (a module that is not there, gVisor), or forbids it.
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        return None
+    show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS
+    messages = ask(pid, _REQUEST.pack(_AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, b"\xff" * 8))
+    return None if messages is None else dict(map(_parse, messages))
 
 
 def _socket_of(inode: int, entries: dict[int, _Entry], queued: dict[int, int]) -> Socket:
@@ -96,74 +80,11 @@ def _state(number: int) -> str | None:
     return {_TCP_LISTEN: LISTEN, _TCP_ESTABLISHED: "ESTABLISHED"}.get(number)
 
 
-def _channel(pid: int) -> _socket.socket | None:
-    """A sock_diag socket in the network namespace of `pid`; None where the reader may not enter that."""
-    try:
-        if os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-            return _make_channel()
-        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
-    try:
-        return _channel_inside(namespace)
-    finally:
-        os.close(namespace)
-
-
-def _make_channel() -> _socket.socket:
-    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-
-
-def _channel_inside(namespace: int) -> _socket.socket | None:
-    """A namespace is a matter of a thread (setns(2)): one that ends at once goes there, and nobody else."""
-    import ctypes
-    import threading
-
-    made: list[_socket.socket] = []
-    failed: list[OSError] = []
-
-    def visit() -> None:
-        if ctypes.CDLL(None).setns(namespace, _CLONE_NEWNET) == 0:
-            try:
-                made.append(_make_channel())
-            except OSError as error:
-                failed.append(error)
-
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    visitor.join()
-    if failed:
-        raise failed[0]
-    return made[0] if made else None
-
-
-def _dump(channel: _socket.socket) -> dict[int, _Entry]:
-    show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS
-    request = _REQUEST.pack(_socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, b"\xff" * 8)
-    channel.send(
-        _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request
-    )
-    entries: dict[int, _Entry] = {}
-    while True:
-        data = channel.recv(1 << 18)
-        at = 0
-        while at < len(data):
-            length, kind, _, _, _ = _HEADER.unpack_from(data, at)
-            if kind == _DONE:
-                return entries
-            if kind == _ERROR:
-                error = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
-                raise OSError(error, os.strerror(error))
-            inode, entry = _parse(data, at + _HEADER.size, at + length)
-            entries[inode] = entry
-            at += (length + 3) & ~3
-
-
-def _parse(data: bytes, at: int, end: int) -> tuple[int, _Entry]:
-    _, kind, state, _, inode, _ = _MESSAGE.unpack_from(data, at)
+def _parse(data: bytes) -> tuple[int, _Entry]:
+    _, kind, state, _, inode, _ = _MESSAGE.unpack_from(data)
     entry = _Entry(_PROTOCOL.get(kind, f"unix-{kind}"), state)
-    at += _MESSAGE.size
-    while at < end:
+    at = _MESSAGE.size
+    while at < len(data):
         length, attribute = _ATTRIBUTE.unpack_from(data, at)
         value = data[at + _ATTRIBUTE.size : at + length]
         if attribute == _NAME:

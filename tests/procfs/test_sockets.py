@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from procfs_targets import PROGRAMS, Spawn, Start
 
-from amidiag.procfs import unix_sockets
+from amidiag.procfs import inet_sockets, sock_diag
 from amidiag.procfs.fds import count
 from amidiag.procfs.processes import all_pids
 from amidiag.procfs.sockets import Socket, read_sockets
@@ -144,7 +144,7 @@ def no_channel(pid: int) -> None:
     """A network namespace that this user may not enter."""
 
 
-def no_diag(channel: object) -> None:
+def no_diag(channel: object, request: bytes) -> None:
     raise OSError(errno.ENOENT, "unix_diag is not loaded")
 
 
@@ -152,11 +152,11 @@ def no_diag(channel: object) -> None:
 def test_without_sock_diag(
     start: Start, monkeypatch: pytest.MonkeyPatch, part: str, instead: Callable[..., None]
 ) -> None:
-    # GIVEN a network namespace that this user may not enter, or a kernel without sock_diag of unix sockets
+    # GIVEN a network namespace that this user may not enter, or a kernel without sock_diag
     target = start("sockets")
     inodes = target.said["inodes"]
     full = by_name(target.pid, inodes)
-    monkeypatch.setattr(unix_sockets, part, instead)
+    monkeypatch.setattr(sock_diag, part, instead)
     sockets = by_name(target.pid, inodes)
     # THEN unix sockets are still what they are, and their other ends are unknown, never nobody's
     assert sockets.keys() == full.keys()
@@ -165,6 +165,22 @@ def test_without_sock_diag(
         assert (sockets[name].protocol, sockets[name].state) == (full[name].protocol, full[name].state), name
     assert (sockets["unix_listener"].state, sockets["unix_listener"].far) == ("LISTEN", None)
     assert sockets["abstract"].local == full["abstract"].local
+    # AND all that is known of the others stands in `/proc` too
+    others = {name: one for name, one in full.items() if not one.protocol.startswith("unix")}
+    assert {one.protocol for one in others.values()} >= {"tcp", "udp"}
+    assert {name: sockets[name] for name in others} == others
+
+
+def test_tcp_by_sock_diag_is_what_proc_says(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = start("sockets")
+    inodes = set(target.said["inodes"].values())
+    tables = ("tcp", "tcp6")
+    asked = [{row for row in inet_sockets._rows(target.pid, table) if row[3] in inodes} for table in tables]
+    monkeypatch.setattr(sock_diag, "_channel", no_channel)
+    read = [{row for row in inet_sockets._rows(target.pid, table) if row[3] in inodes} for table in tables]
+    assert asked == read
+    assert asked[0]
+    assert asked[1] or "both" not in target.said["inodes"]  # A machine without IPv6.
 
 
 @pytest.mark.root
