@@ -20,8 +20,9 @@ import fcntl
 import os
 import select
 import stat as modes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
+from operator import itemgetter
 
 from amidiag.procfs.fds import READ, WRITE, open_directory, open_mode
 
@@ -32,12 +33,13 @@ _FULL = (errno.EMFILE, errno.ENFILE)
 _AT_ONCE = 48
 _CLOSED = -1
 
-# A read end without writers, a write end without readers.
-_IS = {select.POLLHUP: READ, select.POLLERR: WRITE}
+# A read end without writers, a write end without readers; nothing is reported of what has both.
+_IS: dict[int | None, int] = {select.POLLHUP: READ, select.POLLERR: WRITE, None: 0}
 _FLAGS = {READ: os.O_RDONLY, WRITE: os.O_WRONLY}
 
 Asked = tuple[str, str]
 """An FD and its link, `pipe:[4711]`."""
+_FD = itemgetter(0)
 
 
 class FarEndProbe:
@@ -85,17 +87,18 @@ class FarEndProbe:
         try:
             self._fill(copies, ends)
             pipes = copies if any_pipe and _all_pipes(copies) else _pipes_of(copies, ends, any_pipe=any_pipe)
-            found = self._far_ends(pipes)
+            answers = self._far_ends(pipes)
         finally:
             _close(copies)
         if len(pipes) == len(copies):
-            return [found.get(copy, 0) for copy in copies]
-        return [found.get(copy, 0) if copy in pipes else None for copy in copies]
+            return answers
+        found = dict(zip(pipes, answers, strict=True))
+        return [found.get(copy) for copy in copies]
 
     def _fill(self, copies: list[int], ends: Sequence[Asked]) -> None:
         assert self._copier is not None
         # Extended and not assigned: so those that were made before an exception are closed as well.
-        copies.extend(self._copier.copy_all([int(fd) for fd, _ in ends]))
+        copies.extend(self._copier.copy_all(map(int, map(_FD, ends))))
         if min(copies) >= 0:
             return
         # One was closed, or there is no room, or it is refused: each for itself, to learn which.
@@ -135,19 +138,19 @@ class FarEndProbe:
         finally:
             os.close(pinned)
         try:
-            return [self._far_ends([end]).get(end, 0)]
+            return self._far_ends([end])
         finally:
             os.close(end)
 
-    def _far_ends(self, ends: list[int]) -> dict[int, int]:
-        """READ or WRITE by each of these own descriptors of which the kernel knows no opposite end."""
+    def _far_ends(self, ends: list[int]) -> list[int | None]:
+        """READ or WRITE for each of these own descriptors of which the kernel knows no opposite end, else 0."""
         # Nearly always the same numbers, the lowest that are free: what was registered under them holds again.
         if ends != self._polled:
             self._polled, self._poll = ends, select.poll()
             for end in ends:
                 self._poll.register(end, 0)
         # POLLHUP and POLLERR are reported without being asked for, and nothing else is.
-        return {end: _IS.get(event, 0) for end, event in self._poll.poll(0)}
+        return list(map(_IS.get, map(dict(self._poll.poll(0)).get, ends)))
 
 
 class _Copier:
@@ -160,7 +163,7 @@ class _Copier:
         self._call = ctypes.CDLL(None).syscall
         self._call_for_error = ctypes.CDLL(None, use_errno=True).syscall
 
-    def copy_all(self, fds: Sequence[int]) -> Iterator[int]:
+    def copy_all(self, fds: Iterable[int]) -> Iterator[int]:
         """The copies, one by one; -1 where there is none. A loop of our own would cost a third of it again."""
         return map(self._call, repeat(_PIDFD_GETFD), repeat(self._pidfd), fds, repeat(0))
 
