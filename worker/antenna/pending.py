@@ -34,8 +34,9 @@ class Answer:
 class Post:
     """Answers to tasks of one job. `answers` is None where they are on disk only, in `file`.
 
-    `left`: by an earlier worker. `tries`: how often the server did not take it; `broken`: how often that was
-    its own error (500), the first time when so many other posts `taken` had been taken.
+    `left`: by an earlier worker. `tries`: how often the server did not take it; `broken`: how often that was its
+    own error (500), the last time when so many other posts had been `taken`; `blamed`: how often that number had
+    grown meanwhile.
     """
 
     job_id: int
@@ -46,6 +47,7 @@ class Post:
     tries: int = 0
     broken: int = 0
     taken: int = 0
+    blamed: int = 0
     done: bool = False
 
 
@@ -137,7 +139,10 @@ class Pending:
 
     def replace(self, post: Post, parts: Sequence[Sequence[Answer]]) -> None:
         """Put several posts in the place of one."""
-        new = [replace(post, ids=tuple(a.task_id for a in part), answers=part, file=None) for part in parts]
+        new = [
+            replace(post, ids=tuple(a.task_id for a in part), answers=part, file=None, blamed=0)
+            for part in parts
+        ]
         self._posts.extendleft(reversed(new))
         if post.file is not None:
             for one in new:

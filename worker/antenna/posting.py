@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 
 # A server that is only slow gets more time, up to so many times the limit of a call.
 _MOST_PATIENCE = 4
-# So often a server may answer a post with its own error, until it may be the post's fault.
-_BROKEN = 5
+# So often a server may fail at a post (500) until nobody waits for it any more; and so often it must have failed at
+# a single answer, with other posts taken between, until that is to blame and not the server.
+_BROKEN = 4
+_BLAMED = 6
 _TICK_S = 0.25
 _IDLE_TICK_S = 60.0
 _END_LIMIT_S = 5.0
@@ -105,7 +107,11 @@ class ResultPoster:
             self._make_room(post)
             with self._changed:
                 self._raise_failure()
+                broken = self._pending.first if self._only_one_is_broken() else None
                 self._pending.add([post])
+                if broken is not None:
+                    self._pending.put_last(broken)
+                    self._retries.hasten()
                 self._changed.notify_all()
         except BaseException:
             self._pending.store(post)
@@ -176,7 +182,12 @@ class ResultPoster:
         """Whether all that is pending is one post that the server fails at: its fault or the post's, the next
         post will tell."""
         first = self._pending.first
-        return first is not None and len(self._pending) == 1 and first.broken >= _BROKEN
+        return (
+            first is not None
+            and len(self._pending) == 1
+            and first.broken >= _BROKEN
+            and first.taken == self._taken
+        )
 
     def _say_what_is_left(self) -> None:
         self._pending.store_all()
@@ -267,8 +278,6 @@ class ResultPoster:
             is_too_long = self._retries.failed(error)
         post.tries += 1
         if error.status == 500:
-            post.taken = post.taken if post.broken else self._taken
-            post.broken += 1
             self._pending.put_last(post)
         self._pending.store_all()
         if is_news:
@@ -281,7 +290,11 @@ class ResultPoster:
 
     def _is_to_blame(self, post: Post, error: UnavailableError) -> bool:
         """Whether the server fails, again and again, at this post while it takes others."""
-        return error.status == 500 and post.broken >= _BROKEN and self._taken > post.taken
+        if error.status != 500:
+            return False
+        post.blamed += post.broken > 0 and self._taken > post.taken
+        post.broken, post.taken = post.broken + 1, self._taken
+        return post.broken >= _BROKEN and post.blamed >= (1 if len(post.ids) > 1 else _BLAMED)
 
     def _not_ours(self, post: Post, error: UnauthorizedError) -> Exception | None:
         """A refused token ends the worker; but what is left may be another worker's, with another token."""

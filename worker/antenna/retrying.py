@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 
 from worker.antenna.schemas import UnavailableError
+from worker.exhaustion import behind
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0
+# So many tries in a row, some 8 s, may fail because this process has no FD left or the like.
+_WITHOUT_MEANS = 5
 
 
 class Retries:
@@ -20,6 +23,7 @@ class Retries:
         self._pause = FIRST_PAUSE_S
         self._next = 0.0
         self._told = False
+        self._without_means = 0
         self.since: float | None = None
         """When the first try failed after which none has succeeded."""
 
@@ -32,11 +36,14 @@ class Retries:
         wait = self._pause if error.retry_after_s is None else error.retry_after_s
         self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
         self._next = now + (min(wait, left) if left > 0 else wait)
-        return left <= 0
+        # Then the server is not to blame, and waiting for it helps nobody.
+        self._without_means = self._without_means + 1 if behind(error) is not None else 0
+        return left <= 0 or self._without_means >= _WITHOUT_MEANS
 
     def answered(self) -> None:
         """The server is there."""
         self.since, self._pause, self._next, self._told = None, FIRST_PAUSE_S, 0.0, False
+        self._without_means = 0
 
     def due_in(self) -> float:
         """Seconds until the next try; 0 or less: now."""
