@@ -61,7 +61,7 @@ def find_far_ends(
     found = [
         _Process(listing, holders, sight, sockets, (chosen or {}).get(listing.pid)) for listing in listings
     ]
-    orphans: Orphans = set()
+    orphans: Orphans = {}
     for process in found:
         process.sort(orphans)
     return FarEnds(
@@ -187,18 +187,19 @@ class _Process:
     def _sort_lone(self) -> None:
         lone, sees_all = self._listing.lone, self._sight.all
         # What is asked is whether anyone holds the far end of this FD, and not of which pipe it is.
-        asked = [None] * len(lone) if sees_all else ask_lonely(self.pid, lone, any_pipe=True)
+        asked = ask_lonely(self.pid, lone, sees_all=sees_all, any_pipe=True)
         for end in (READ, WRITE):
             fds = [fd for (fd, _), answer in zip(lone, asked, strict=True) if answer == end]
             self._add_lone("nobody", end, fds)
-        rest = [fd for (fd, _), answer in zip(lone, asked, strict=True) if not answer]
-        modes = open_modes(self.pid, rest) if rest else []
-        # A descriptor opened O_RDWR is its own far end; one opened O_PATH is a name of the pipe, no end of it.
-        words: dict[int | None, str | None] = {READ | WRITE: "self", 0: None}
-        for mode in set(modes):
-            word = words.get(mode, "nobody" if sees_all else "unknown")
-            fds = [fd for fd, one in zip(rest, modes, strict=True) if one == mode]
-            self._add_lone(word, mode, fds)
+        # What somebody holds, 0, is in no process that was seen; what could not be asked is nobody's if all were.
+        for answer, word in ((0, "unknown"), (None, "nobody" if sees_all else "unknown")):
+            rest = [fd for (fd, _), one in zip(lone, asked, strict=True) if one == answer]
+            modes = open_modes(self.pid, rest) if rest else []
+            # A descriptor opened O_RDWR is its own far end; one opened O_PATH is a name of the pipe, no end of it.
+            words: dict[int | None, str | None] = {READ | WRITE: "self", 0: None}
+            for mode in set(modes):
+                fds = [fd for fd, one in zip(rest, modes, strict=True) if one == mode]
+                self._add_lone(words.get(mode, word), mode, fds)
 
     def _add_lone(self, word: str | None, mode: int | None, fds: list[str]) -> None:
         if word is not None and fds:

@@ -21,7 +21,7 @@ from amidiag.model import (
 from amidiag.procfs.errors import CannotObserve, NoPermission, ProcessGone, gone, subject, who_may_read
 from amidiag.procfs.fds import FdScan, scan
 from amidiag.procfs.identity import boot_id, identify, identity_of, started_at, still
-from amidiag.procfs.peers import PeerReport, find_peers
+from amidiag.procfs.peers import PeerReport, Sight, find_peers
 from amidiag.procfs.processes import read_cmdline
 from amidiag.procfs.reading import Reading, Scanner, read_process
 from amidiag.procfs.roles import guess_roles
@@ -203,6 +203,10 @@ def _peer_gaps(report: PeerReport | None) -> list[str]:
     unknown = sum(counts.unknown for peers in report.by_pid.values() for counts in peers.values())
     if not unknown:
         return []
+    if Sight(report.unreadable, report.in_container).all:
+        return [
+            f"the far end of {unknown} pipe descriptors is open, but in no process: sent and not yet received."
+        ]
     ways = ["as root"] if os.geteuid() != 0 else []
     if report.in_container:
         ways.append("outside of this container")

@@ -1,8 +1,8 @@
 """Who holds the other end of each pipe and FIFO of a tree, over the whole machine in one pass.
 
 An end is matched by the pipe's inode with the descriptors of the opposite mode, wherever they are. A
-copy of the same end, inherited by fork, is no peer; a descriptor opened O_RDWR is both ends. Where not
-every process can be read, the kernel is asked whether an unmatched end has a far end at all (probe.py).
+copy of the same end, inherited by fork, is no peer; a descriptor opened O_RDWR is both ends. Whether an
+unmatched end has a far end at all the kernel is asked (probe.py).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ NOBODY: Place = ("nobody", 0)
 UNKNOWN: Place = ("unknown", 0)
 
 
-Orphans = set[tuple[PipeKey, int]]
-"""Pipes whose end of that mode (READ or WRITE) has no far end any more, as the kernel said."""
+Orphans = dict[tuple[PipeKey, int], bool]
+"""By pipe and mode (READ or WRITE) whether that end has no far end any more, as the kernel said."""
 
 
 class PeerReport(NamedTuple):
@@ -73,7 +73,7 @@ def find_peers(scans: Sequence[FdScan]) -> PeerReport:
     holders = holders_of([scans])
     wanted = wanted_ends(holders, scans)
     sight = search(holders, wanted, (), fifo_names_of(scans, wanted))
-    orphans: Orphans = set()
+    orphans: Orphans = {}
     by_pid = {scan.pid: _count(place_ends(scan, holders, orphans, sees_all=sight.all)) for scan in scans}
     return PeerReport(by_pid, sight.unreadable, sight.in_container)
 
@@ -223,7 +223,7 @@ def place_ends(
     An end opened O_PATH is left out: it is a name of the pipe, no end of it. `orphans` is filled with what
     the kernel was asked, so that the copies of an end in forked processes cost one question.
     """
-    orphans = set() if orphans is None else orphans
+    orphans = {} if orphans is None else orphans
     unmatched: list[PipeEnd] = []
     for end in scan.ends:
         _, key, mode = end
@@ -241,29 +241,34 @@ def _type(key: PipeKey) -> str:
 
 def _judge(pid: int, unmatched: Sequence[PipeEnd], orphans: Orphans, *, sees_all: bool) -> list[Place]:
     """Whether each end that no visible process matches is nobody's, or someone's who is not visible."""
-    if sees_all or not unmatched:
-        return [NOBODY] * len(unmatched)
-    _ask(pid, [end for end in unmatched if end[1:] not in orphans], orphans)
-    return [NOBODY if (key, mode) in orphans else UNKNOWN for _, key, mode in unmatched]
+    _ask(pid, [end for end in unmatched if end[1:] not in orphans], orphans, sees_all=sees_all)
+    # What could not be asked, a FIFO say, is nobody's only where nobody was overlooked.
+    return [NOBODY if orphans.get((key, mode), sees_all) else UNKNOWN for _, key, mode in unmatched]
 
 
-def _ask(pid: int, ends: Sequence[PipeEnd], orphans: Orphans) -> None:
-    """Ask the kernel; what has no far end comes to `orphans`."""
+def _ask(pid: int, ends: Sequence[PipeEnd], orphans: Orphans, *, sees_all: bool) -> None:
+    """Ask the kernel; its answers come to `orphans`."""
     # A FIFO is not asked (see probe.py); O_RDWR never comes here, as it is its own far end.
     pipes = [(fd, key) for fd, key, _ in ends if isinstance(key, str)]
-    lonely = dict(zip(pipes, ask_lonely(pid, pipes), strict=True))
-    orphans.update((key, mode) for fd, key, mode in ends if lonely.get((fd, str(key))) == mode)
+    answers = dict(zip(pipes, ask_lonely(pid, pipes, sees_all=sees_all), strict=True))
+    for fd, key, mode in ends:
+        answer = answers.get((fd, str(key)))
+        if answer is not None:
+            orphans[key, mode] = answer == mode
 
 
-def ask_lonely(pid: int, pipes: Sequence[tuple[str, str]], *, any_pipe: bool = False) -> list[int | None]:
+def ask_lonely(
+    pid: int, pipes: Sequence[tuple[str, str]], *, sees_all: bool, any_pipe: bool = False
+) -> list[int | None]:
     """Of each pipe end, given as FD and link, what `FarEndProbe.lonely` says. Raises ReaderExhausted.
 
-    None also where the process has ended.
+    None also where the process has ended, and where only the dear way is left and every process was seen: then
+    the answer is as good as known.
     """
     if not pipes:
         return []
     try:
-        with FarEndProbe(pid) as probe:
+        with FarEndProbe(pid, opening=not sees_all) as probe:
             return probe.lonely(pipes, any_pipe=any_pipe)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return [None] * len(

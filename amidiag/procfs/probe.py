@@ -1,9 +1,9 @@
 """Ask the kernel itself whether anyone at all holds the far end of a pipe.
 
-Needed where processes are hidden from this user or live outside of this container, so that looking at
-every descriptor proves nothing. The kernel counts the readers and writers of a pipe, and poll(2) on an
-end shows whether the other count is zero (fs/pipe.c, pipe_poll): POLLHUP without writers, POLLERR
-without readers. Also right for ends in flight in a unix socket or registered with io_uring.
+To look at every descriptor of the machine proves nothing: processes are hidden from this user or live outside
+of this container, and an end may be in no process, in flight in a unix socket or registered with io_uring. The
+kernel counts the readers and writers of a pipe, and poll(2) on an end shows whether the other count is zero
+(fs/pipe.c, pipe_poll): POLLHUP without writers, POLLERR without readers.
 
 What it does to the target: for some 10 to 100 µs its end is held once more, by a copy (pidfd_getfd(2), since
 Linux 5.6; a few dozen ends are copied, asked and closed together) or, where that is refused, by one more end
@@ -46,10 +46,11 @@ class FarEndProbe:
     """Asks about pipe ends of one process. Use as `with FarEndProbe(pid) as probe`. Raises OSError.
 
     `copying=False` forces the way that opens one more end: several times as dear, but a process that this
-    user may only look at allows it, and so do kernels before 5.6.
+    user may only look at allows it, and so do kernels before 5.6. `opening=False` leaves that way out.
     """
 
-    def __init__(self, pid: int, *, copying: bool = True) -> None:
+    def __init__(self, pid: int, *, copying: bool = True, opening: bool = True) -> None:
+        self._opening = opening
         self._poll = select.poll()
         self._polled: list[int] = []
         with contextlib.ExitStack() as stack:
@@ -75,7 +76,9 @@ class FarEndProbe:
         answers: list[int | None] = []
         while len(answers) < len(ends):
             some = ends[len(answers) : len(answers) + _AT_ONCE]
-            if self._copier is None:
+            if self._copier is None and not self._opening:
+                answers += [None] * len(some)
+            elif self._copier is None:
                 answers += self._ask_by_opening(*some[0])
             else:
                 answers += self._ask_copies(some, any_pipe=any_pipe)

@@ -17,10 +17,12 @@ import pytest
 from procfs_targets import Spawn, Start
 
 from amidiag.model import FdGroup, PeerCounts
-from amidiag.procfs import peers
+from amidiag.procfs import peers, probe
 from amidiag.procfs.errors import ProcessGone
 from amidiag.procfs.fd_look import look
 from amidiag.procfs.identity import identify
+from amidiag.procfs.observe import observe_tree
+from amidiag.procfs.peers import Sight
 
 
 def groups_of(pid: int, *, tree_of: int | None = None) -> tuple[FdGroup, ...]:
@@ -136,6 +138,46 @@ def test_a_socket_in_flight_is_unknown_never_nobodys() -> None:
         assert counts is not None
         assert counts["socket"].unknown == 1
         assert any("1 socket descriptors" in note for note in seen.notes)
+
+
+@pytest.mark.parametrize("sees_all", [True, False])
+def test_a_pipe_in_flight_is_unknown_never_nobodys(monkeypatch: pytest.MonkeyPatch, sees_all: bool) -> None:
+    monkeypatch.setattr(Sight, "all", sees_all)
+    # GIVEN a read end here, its write end in the buffer of a socket, in no process; and two read ends of another pipe
+    reader, passed = os.pipe()
+    twice, passed_too = os.pipe()
+    once_more = os.dup(twice)
+    carrier, far = socket.socketpair()
+
+    def counts_of_pipes() -> list[tuple[int, int]]:
+        seen, observed = look([identify(os.getpid())]), observe_tree(os.getpid())
+        assert any("in no process" in note for note in seen.notes + observed.notes) <= sees_all
+        peers = [one.processes[0].fds.peers for one in (seen, observed)]
+        return [(one["pipe"].unknown, one["pipe"].nobody) for one in peers if one is not None]
+
+    with carrier, far:
+        socket.send_fds(carrier, [b"x"], [passed, passed_too])
+        os.close(passed)
+        os.close(passed_too)
+        ((unknown, nobody), again) = counts_of_pipes()
+        assert (unknown, nobody) == again
+        assert unknown >= 3
+        for fd in socket.recv_fds(far, 1, 2)[1]:
+            os.close(fd)
+        # THEN it is nobody's only when it has been received and closed
+        assert counts_of_pipes() == [(unknown - 3, nobody + 3)] * 2
+    for fd in (reader, twice, once_more):
+        os.close(fd)
+
+
+def test_where_the_kernel_cannot_be_asked_what_nobody_is_seen_to_hold_is_nobodys(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sight, "all", True)
+    monkeypatch.setattr(probe, "_copier", lambda *_: None)
+    target = start("pipe_ends", "orphans", 10)
+    groups = {(group.peer, group.mode): group.count for group in of(groups_of(target.pid), "pipe")}
+    assert groups.get(("nobody", "r,w"), 0) >= 10, groups
 
 
 def test_many_connections_are_one_line(spawn: Spawn) -> None:
