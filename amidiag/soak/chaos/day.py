@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,9 +164,15 @@ class _Course:
         self._add_job()
         self._scene.until(rounds.START_LIMIT_S, self._has_answers)
         began = self._last_answer = time.monotonic()
+        again: deque[str] = deque()
         for at, name in self._plan.events:
             self._work_until(began + at)
-            self._happen(name)
+            again.append(name)
+            # One whose moment did not come is tried once more with each further event.
+            for _ in range(min(2, len(again))):
+                tried = again.popleft()
+                if not self._happen(tried):
+                    again.append(tried)
         self._work_until(began + self._plan.seconds)
         self._scene.settle()
         self._scene.server.clear_faults()
@@ -187,7 +193,8 @@ class _Course:
                 self._add_job()
             self._scene.tick()
 
-    def _happen(self, name: str) -> None:
+    def _happen(self, name: str) -> bool:
+        """Whether its moment came."""
         lasts = EVENTS[name].act(self._scene)
         now = time.monotonic()
         if lasts is None:
@@ -198,6 +205,7 @@ class _Course:
             f"{'missed: ' if lasts is None else ''}{name}; job {len(self._jobs)}, {self._answered} images answered, "
             f"life {len(self._scene.worker.lives)}"
         )
+        return lasts is not None
 
     def _look(self) -> bool:
         """See how far it is, not too often. Whether it was looked."""
