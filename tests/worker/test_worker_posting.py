@@ -311,6 +311,18 @@ def test_who_is_told_to_drain_waits_no_longer_than_it_may(
         assert on_disk(spool) == (2 if with_spool else 0)
 
 
+def test_a_worker_that_ends_by_a_fault_of_its_own_does_not_wait_for_the_server_for_long(
+    rig: Poster, spool: Path
+) -> None:
+    with ScriptedServer(*[answer("503 Busy", b"")] * 100) as server:
+        here = rig(server.base_url, give_up_after_s=600.0, hurry_s=0.3)
+        here.submit(1, task(1))
+        until(lambda: here.poster.failing)
+        here.poster.drain(hurried=True)
+        here.close()
+        assert on_disk(spool) == 1
+
+
 def test_a_worker_that_hangs_has_its_results_kept_by_another_thread(rig: Poster, spool: Path) -> None:
     with ScriptedServer(silence) as server:
         here = rig(server.base_url)

@@ -72,6 +72,7 @@ class ResultPoster:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._taken = 0
+        self._level_of_not_ours = logging.WARNING
 
     @property
     def failing(self) -> bool:
@@ -117,12 +118,15 @@ class ResultPoster:
             self._pending.store(post)
             raise
 
-    def drain(self) -> None:
-        """Wait until everything is with the server; told to drain, no longer than that may last.
+    def drain(self, *, hurried: bool = False) -> None:
+        """Wait until everything is with the server; told to drain, or `hurried` as if it were, no longer than that
+        may last.
 
         Raises:
             AntennaError: the server refused this worker, or was unavailable for too long.
         """
+        if hurried:
+            self._hurry.is_due = True
         with self._changed:
             while self._is_awaited() and self._failure is None and not self._is_hurry_over():
                 self._changed.wait(_TICK_S)
@@ -300,7 +304,10 @@ class ResultPoster:
         """A refused token ends the worker; but what is left may be another worker's, with another token."""
         if not post.left:
             return error
-        log.warning(
+        # As many of them as there may be.
+        level, self._level_of_not_ours = self._level_of_not_ours, logging.DEBUG
+        log.log(
+            level,
             "job %s: the results of %s tasks that an earlier worker left in %s are refused: they stay there: %s",
             *(post.job_id, len(post.ids), self._spool.directory, error),
         )

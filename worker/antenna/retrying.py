@@ -67,6 +67,8 @@ class Hurry:
         self._seconds = seconds
         self.end = math.inf
         """CLOCK_MONOTONIC in seconds; infinite as long as there is no hurry."""
+        self.is_due = False
+        """Hurry, whether asked or not."""
 
     @property
     def has_begun(self) -> bool:
@@ -75,7 +77,7 @@ class Hurry:
 
     def begins(self) -> bool:
         """Look. True the first time that the worker has been told."""
-        if self.has_begun or not self._asked():
+        if self.has_begun or not (self.is_due or self._asked()):
             return False
         self.end = time.monotonic() + self._seconds
         return self.has_begun
