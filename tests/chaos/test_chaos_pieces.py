@@ -96,6 +96,8 @@ def test_a_dev_shm_of_its_own_is_filled_and_emptied_and_nobody_elses(tmp_path: P
 WORKER = """#!{python}
 import os, signal, sys, time
 with open("../lives", "a") as lives: lives.write(os.environ["AMI_WORKER_SPOOL_DIR"] + "\\n")
+open(os.environ["TMPDIR"] + "/left by a killed process", "w").close()
+open("../temporary", "w").write(os.environ["TMPDIR"])
 status = open("../status").read()
 if status: sys.exit(int(status))
 time.sleep(600)
@@ -134,6 +136,7 @@ def test_a_worker_is_started_again_however_it_ends(tmp_path: Path, ami: Callable
     assert (statuses[0], statuses[1], statuses[-1]) == (-signal.SIGKILL, 70, -signal.SIGTERM)
     # What is spooled by one life is the next one's.
     assert set(lives(tmp_path)) == {str(tmp_path / "spool")}
+    assert not Path((tmp_path / "temporary").read_text()).exists()
 
 
 @pytest.mark.parametrize("status", ["77", "78"])

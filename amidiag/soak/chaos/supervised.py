@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,12 +51,18 @@ class Supervised:
         within: tuple[str, ...] = (),
     ) -> None:
         self.spool = directory / "spool"
-        self._settings = {"AMI_WORKER_SPOOL_DIR": str(self.spool), **settings}
+        # What a killed process leaves of multiprocessing's sockets goes with us. A short path: theirs have 108 bytes.
+        self._temporary = tempfile.mkdtemp(prefix="chaos-")
+        self._settings = {"AMI_WORKER_SPOOL_DIR": str(self.spool), "TMPDIR": self._temporary, **settings}
         self._faults = faults
         self._directory = directory
         self._within = within
         self.lives: list[Life] = []
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            shutil.rmtree(self._temporary)
+            raise
 
     def __enter__(self) -> Supervised:
         return self
@@ -99,6 +107,7 @@ class Supervised:
         if life.status is None:
             life.status = life.program.stop(patience)
             life.ended = time.monotonic()
+        shutil.rmtree(self._temporary, ignore_errors=True)
         return life.status
 
     def tree(self) -> list[ProcStat]:
