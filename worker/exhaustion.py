@@ -42,6 +42,11 @@ def exhausted(error: BaseException) -> str | None:
     return None
 
 
+def findable(what: str) -> str:
+    """What `exhausted` has named, as it finds it again in the text of an error of another process."""
+    return f"{what} ({getattr(errno, what.partition(':')[0])})"
+
+
 def short_of_fds(wanted: int = _WANTED) -> str | None:
     """As `exhausted`, by trying: what stands in the way of opening `wanted` FDs now; None where nothing does.
 

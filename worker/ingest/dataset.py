@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -18,7 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 from worker import caches
 from worker.antenna.schemas import Task
 from worker.caches import CacheSize
-from worker.exhaustion import ExhaustedError, exhausted, short_of_fds
+from worker.exhaustion import ExhaustedError, exhausted, findable, short_of_fds
 from worker.ingest import beat, packing
 from worker.ingest.batch import Batch, BatchRequest, Failure, LoaderReport
 from worker.ingest.decode import DecodeError, Header, decode_into, read_header
@@ -162,6 +161,8 @@ def _give_places(images: Sequence[_Image], max_bytes: int | None) -> torch.Tenso
     try:
         pixels, offsets = packing.allot(sizes, max_bytes)
     except packing.NoRoomError as e:
+        if not packing.never_fits(sizes[0]):
+            _raise_if_ours(e)
         images[0].fail(e)
         pixels, offsets = packing.flat(0), ()
     for image, at in zip(images, offsets, strict=False):
@@ -207,8 +208,7 @@ def _raise_if_ours(error: Exception) -> None:
     """Raise where an image failed because this process or machine has run out of something."""
     ours = exhausted(error) or short_of_fds()
     if ours is not None:
-        # With the number, as `exhausted` finds it again in the text that DataLoader makes of it.
-        raise ExhaustedError(f"{ours} ({getattr(errno, ours.partition(':')[0])})") from error
+        raise ExhaustedError(findable(ours)) from error
 
 
 def _in_words(error: Exception) -> str:

@@ -63,11 +63,11 @@ def first_line(error: BaseException) -> str:
 
 
 def _last_words(iterator: Any, beats: Beats | None) -> str:
-    """What the processes that ended by themselves have said of it."""
-    for number in dead_of(iterator):
+    """What a process that has ended by itself has said of it. It may be about to end still."""
+    for number, process in enumerate(processes_of(iterator)):
         shown = beats.read(number) if beats is not None else None
         if shown is not None and shown.why:
-            return f"loader process {processes_of(iterator)[number].pid} has ended: {shown.why}"
+            return f"loader process {process.pid} has ended: {shown.why}"
     return ""
 
 

@@ -35,6 +35,8 @@ _END_LIMIT_S = 5.0
 _STOPPED = frozenset("Tt")
 # Work, and not just the look at a queue every few seconds: so many clock ticks between two looks.
 _AT_WORK_TICKS = 3
+# So many times `stall_s` a batch may be on its way, however busily.
+_SENT_WITHIN = 2
 
 
 class WaitEnded(BaseException):
@@ -255,8 +257,13 @@ class LoaderWatch:
             text = f"loads, and has given no sign of life for {limits.stall_s:g} s"
             self._kill(process, text, min(pending) - first)
         # The batches of others may have to be received first.
-        elif shown.phase == beat.IDLE and first in pending and idle >= limits.lost_s:
-            self._kill(process, f"is idle, and its batch has not come for {limits.lost_s:g} s, so it is lost")
+        elif (
+            shown.phase == beat.IDLE
+            and first in pending
+            and (idle >= limits.lost_s or quiet >= _SENT_WITHIN * limits.stall_s)
+        ):
+            limit_s = min(quiet, idle)
+            self._kill(process, f"is idle, and its batch has not come for {limit_s:.0f} s, so it is lost")
         elif shown.phase == beat.STARTING and idle >= limits.stall_s:
             self._kill(process, f"has not begun to work for {limits.stall_s:g} s")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
 from torch.utils.data import get_worker_info
+
+from worker.ingest import beat
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,14 @@ def allot(sizes: Sequence[int], max_bytes: int | None) -> tuple[torch.Tensor, tu
                 raise NoRoomError(f"no shared memory for {fit[0]} bytes: {e}") from e
         if count == 1:
             time.sleep(_PAUSE_S)
+            beat.alive()
         count = max(1, count // 2)
+
+
+def never_fits(size: int) -> bool:
+    """Whether an image of `size` bytes is larger than /dev/shm with nothing in it."""
+    room = os.statvfs("/dev/shm")
+    return size > room.f_blocks * room.f_frsize
 
 
 def fitting(sizes: Sequence[int], max_bytes: int | None) -> int:

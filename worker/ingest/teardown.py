@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -68,5 +69,10 @@ def _free(iterator: Any) -> None:
     queue.cancel_join_thread()
     with suppress(ValueError):
         queue._wlock.release()  # nobody held it
-    with suppress(OSError):
-        queue._writer.close()
+    # Not closed: the number would be free for others while threads of the queue still use it.
+    with suppress(OSError):  # at EMFILE, or closed by now
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.dup2(nowhere, queue._writer.fileno(), inheritable=False)
+        finally:
+            os.close(nowhere)
