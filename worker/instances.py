@@ -21,6 +21,7 @@ from pathlib import Path
 from worker import exit_codes
 from worker.draining import SIGNALS, Drain
 from worker.settings import WorkerSettings, env_name
+from worker.systemd import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +95,14 @@ def supervise(planned: Sequence[Mapping[str, str]], settings: WorkerSettings, *,
     """
     # The batch in hand, for which the worker's own watchdog sets the limit, then the posting.
     limit_s = settings.watchdog_s + settings.worker_drain_limit_s + _MARGIN_S
+    # It is this process that a service manager watches, and no worker below it.
+    notifier = Notifier()
     with _signals_held_back() as before:
-        family = _Family([_Child(extra, before) for extra in planned], limit_s)
-        log.info(
-            "%s workers: %s", len(planned), ", ".join(str(child.process.pid) for child in family.children)
-        )
+        family = _Family([_Child(extra, before) for extra in planned], limit_s, notifier)
+        text = f"{len(planned)} workers: {', '.join(str(child.process.pid) for child in family.children)}"
+        log.info("%s", text)
+        notifier.ready()
+        notifier.status(text)
         return family.run(ends_by_itself)
 
 
@@ -160,8 +164,9 @@ class _Child:
 class _Family:
     """The workers of one parent, until the last of them has ended."""
 
-    def __init__(self, children: Sequence[_Child], limit_s: float) -> None:
+    def __init__(self, children: Sequence[_Child], limit_s: float, notifier: Notifier) -> None:
         self.children = list(children)
+        self._notifier = notifier
         self._limit_s = limit_s
         self._signal: int | None = None
         self._draining_until: float | None = None
@@ -172,6 +177,7 @@ class _Family:
     def run(self, ends_by_itself: bool) -> int:
         while self.children or self._waiting:
             self._wait()
+            self._notifier.alive()
             for child in [c for c in self.children if c.process.poll() is not None]:
                 code = self._ended(child)
                 if code == exit_codes.RECYCLE and self._draining_until is None and not ends_by_itself:
@@ -236,6 +242,7 @@ class _Family:
 
     def _drain(self) -> None:
         self._draining_until = time.monotonic() + self._limit_s
+        self._notifier.stopping()
         self._waiting.clear()
         for child in self.children:
             child.drain()

@@ -138,8 +138,24 @@ def test_a_worker_tells_what_it_does(server: AntennaServer, start: Start, tmp_pa
     server.free_polls()
     assert "job 1 (moth_binary)" in systemd.wait_for("STATUS=job 1")
     systemd.wait_for("STATUS=waiting for jobs")
+    systemd.wait_for("WATCHDOG=1")
     process.send_signal(signal.SIGTERM)
     code, _, _ = ended(process)
     assert code == 0
     assert systemd.hear().count("STOPPING=1") == 1
+    systemd.close()
+
+
+def test_of_several_workers_the_parent_tells_it(server: AntennaServer, start: Start, tmp_path: Path) -> None:
+    systemd = Systemd(str(tmp_path / "notify"))
+    process = start(
+        "run", server=server, NOTIFY_SOCKET=systemd.name, WATCHDOG_USEC=2_000_000, AMI_INSTANCES=2
+    )
+    assert "2 workers: " in systemd.wait_for("STATUS=")
+    systemd.wait_for("WATCHDOG=1")
+    process.send_signal(signal.SIGTERM)
+    systemd.wait_for("STOPPING=1")
+    assert ended(process)[0] == 0
+    # Neither of the two below it has said anything.
+    assert [message for message in systemd.hear() if message == "READY=1"] == ["READY=1"]
     systemd.close()
