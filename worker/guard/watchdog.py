@@ -21,8 +21,11 @@ LOOK_EVERY_S = 1.0
 # More between two looks was time in which this process did not run: it was stopped, or the machine was asleep.
 _LONGEST_LOOK_S = 2.0
 _WEIGHT_OF_WORK = 0.25
+# Not more: on a busy machine who computes waits for a CPU most of the time.
+_AT_WORK = 0.1
 _WORDS_S = 2.0
 _ON_HANG_S = 6.0
+_LAST_LIMIT_S = 20.0
 _ARMED_EVERY_S = 10.0
 _STDERR = 2
 
@@ -65,7 +68,7 @@ class Watchdog:
     def start(self) -> None:
         """Begin to watch."""
         self._mark = _Mark("starting", self.limit_s, time.monotonic())
-        self._arm()
+        self._arm(self.limit_s)
         self._thread = threading.Thread(target=self._run, name="ami-watchdog", daemon=True)
         self._thread.start()
 
@@ -92,13 +95,13 @@ class Watchdog:
             if mark is not self._mark:
                 mark, at_it, seen = self._mark, 0.0, max(seen, self._mark.since)
             gone, computed = min(now - seen, _LONGEST_LOOK_S), _used_by_main() - used
-            at_it += gone * _WEIGHT_OF_WORK if computed > gone / 2 else gone
+            at_it += gone * _WEIGHT_OF_WORK if computed > gone * _AT_WORK else gone
             seen, used = now, used + computed
             if at_it > mark.limit_s:
                 self._end_process(mark.what, at_it)
             if now - armed > _ARMED_EVERY_S:
                 armed = now
-                self._arm()
+                self._arm(self.limit_s)
             self._say_alive()
 
     def _say_alive(self) -> None:
@@ -109,6 +112,7 @@ class Watchdog:
 
     def _end_process(self, what: str, seconds: float) -> None:
         text = f"hangs at {what} for {seconds:.0f} s: ended with code {exit_codes.INTERNAL}"
+        self._arm(_LAST_LIMIT_S)
         # Each by itself: the lock of the log, standard error, or the disk may be what the main thread hangs at.
         _bounded(lambda: log.critical("%s", text), _WORDS_S)
         _bounded(lambda: faulthandler.dump_traceback(_STDERR), _WORDS_S)
@@ -116,10 +120,10 @@ class Watchdog:
         kill_descendants()
         os._exit(exit_codes.INTERNAL)
 
-    def _arm(self) -> None:
+    def _arm(self, limit_s: float) -> None:
         """Have the process ended by faulthandler's own thread, which needs no lock, unless this is called again."""
-        if math.isfinite(self.limit_s):
-            faulthandler.dump_traceback_later(self.limit_s + _ARMED_EVERY_S, exit=True, file=_STDERR)
+        if math.isfinite(limit_s):
+            faulthandler.dump_traceback_later(limit_s + _ARMED_EVERY_S, exit=True, file=_STDERR)
 
 
 def _bounded(work: Callable[[], None], limit_s: float) -> None:
