@@ -15,6 +15,7 @@ from worker.guard.leaving import kill_descendants
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 POKE_EVERY_S = 0.05
+_END_LIMIT_S = 5.0
 
 
 class StopWaiting(BaseException):
@@ -66,7 +67,7 @@ class Drain:
         if self._pipe is not None and self._thread is not None:
             reader, writer = self._pipe
             os.close(writer)
-            self._thread.join()
+            self._thread.join(_END_LIMIT_S)
             os.close(reader)
             self._pipe = self._thread = None
         poking.no_more(self._on_poke)

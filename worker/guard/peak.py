@@ -9,6 +9,7 @@ from amidiag.procfs.errors import CannotObserve
 from amidiag.procfs.memory import read_status
 
 INTERVAL_S = 0.005
+_END_LIMIT_S = 5.0
 
 
 def private_memory() -> int:
@@ -34,7 +35,7 @@ class Peak:
 
     def __exit__(self, *exc: object) -> None:
         self._end.set()
-        self._thread.join()
+        self._thread.join(_END_LIMIT_S)
 
     def _run(self) -> None:
         while not self._end.wait(INTERVAL_S):
