@@ -21,7 +21,7 @@ from worker.antenna.schemas import AntennaError, BadAnswerError, Job, Unauthoriz
 from worker.antenna.spool import Spool
 from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
-from worker.exhaustion import Shortage, behind
+from worker.exhaustion import ExhaustedError, Shortage, behind
 from worker.guard.budget import Budget
 from worker.guard.fd_reserve import FdReserve
 from worker.guard.footprint import Footprint
@@ -46,7 +46,7 @@ from worker.visit import Tally, Visit
 log = logging.getLogger(__name__)
 
 _FAILED_VISITS = 5
-_ASKING, _LOADING = "asking for jobs", "loading images"
+_ASKING, _TAKING, _LOADING = "asking for jobs", "taking tasks", "loading images"
 
 
 class Worker:
@@ -94,6 +94,8 @@ class Worker:
         self._loader = self._new_loader() if serves_many_jobs(settings) else None
         self._failed_visits = 0
         self._reach = Reach(settings.antenna_unreachable_limit_s)
+        # A server may answer polls and hand out no task.
+        self._takes = Reach(settings.antenna_unreachable_limit_s, "no more tasks could be taken", "visits")
         self._reserve = FdReserve()
         self._shortage = Shortage(self._reserve)
         self._recycler = Recycler(settings)
@@ -124,6 +126,7 @@ class Worker:
             UnauthorizedError: the server refused this worker.
             UnreachableError, UnavailableError: it gave no usable answer for too long, or not on the last
                 poll of `max_polls`.
+            ExhaustedError: FDs, memory or disk have run out and did not come back.
         """
         polls = 0
         try:
@@ -137,12 +140,17 @@ class Worker:
                 raise self._reach.unreachable()
             if self._shortage.error is not None and not self._ending:
                 raise self._shortage.error
-        except (AntennaError, UnreachableError):
+        except AntennaError as e:
+            missing = behind(e)
+            if missing is not None:
+                raise ExhaustedError(f"{missing}, when posting results: {e}") from e
+            raise
+        except UnreachableError:
             raise
         except Exception:
             # The work that is done is posted, whatever ended the rest of it.
             with suppress(AntennaError):
-                self._drain_posts()
+                self._drain_posts(hurried=True)
             raise
         finally:
             self._close()
@@ -172,11 +180,11 @@ class Worker:
             log.info("the results of %s tasks were left by an earlier worker: they are posted first", left)
             self._drain_posts()
 
-    def _drain_posts(self) -> None:
+    def _drain_posts(self, *, hurried: bool = False) -> None:
         self._watchdog.at(
             "posting results", self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
         )
-        self._poster.drain()
+        self._poster.drain(hurried=hurried)
 
     def _close(self) -> None:
         self._watchdog.at("ending")
@@ -223,6 +231,8 @@ class Worker:
             )
         elif self._poster.failing:
             self._page.health(False, "the server does not take results")
+        elif self._takes.failing:
+            self._page.health(False, "the server hands out no tasks")
         else:
             self._page.health(True)
 
@@ -230,7 +240,8 @@ class Worker:
         self._page.state("idle")
         if not self._reach.failing:
             self._say(f"waiting for jobs; {self._jobs} done")
-        seconds = self._reach.pause(self._settings.antenna_idle_sleep_seconds)
+        wanted = self._settings.antenna_idle_sleep_seconds
+        seconds = max(self._reach.pause(wanted), self._takes.pause(wanted))
         self._watchdog.at("resting", seconds + self._settings.watchdog_s)
         self._drain.sleep(seconds)
 
@@ -287,8 +298,11 @@ class Worker:
             drain=self._drain,
             first_task=lambda: self._began(job),
             stager=self._stager,
-            hold=lambda: self._recycle is not None or self._poster.failing,
+            hold=self._takes_no_more,
         )
+
+    def _takes_no_more(self) -> bool:
+        return self._recycle is not None or self._poster.failing
 
     def _began(self, job: Job) -> None:
         self._page.count("jobs")
@@ -368,8 +382,6 @@ class Worker:
             log.warning("job %s: %s left to the server's redelivery", job.id, describe(left))
         if isinstance(source.error, UnauthorizedError):
             raise source.error
-        if source.error is not None:
-            log.warning("job %s: no more tasks could be taken: %s", job.id, source.error)
         log.log(
             logging.INFO if source.reserved else logging.DEBUG,
             "job %s (%s): %s images answered, %s of them as errors, %s batches, %.2f s, %.2f s of it waiting "
@@ -387,6 +399,20 @@ class Worker:
             used = self._footprint.after_job()
             log.info("job %s: %s", job.id, used.line, extra={"job": {"id": job.id}, "uses": used.fields})
         self._recycle_due()
+        self._count_taken(source)
+
+    def _count_taken(self, source: JobSource) -> None:
+        """Whether the server hands out tasks. It may answer polls all the while that it does not."""
+        if source.reserved or (source.error is None and not self._takes_no_more()):
+            self._takes.answered()
+            self._shortage.over(_TAKING)
+        if source.error is None:
+            return
+        missing = behind(source.error)
+        if missing is not None:
+            self._shortage.met(missing, _TAKING, source.error)
+        else:
+            self._takes.failed(source.error)
 
 
 def _as_fields(job: Job, tally: Tally, seconds: float) -> dict[str, object]:

@@ -24,10 +24,13 @@ class UnreachableError(Exception):
 
 
 class Reach:
-    """Counts from the first failed poll; any good answer ends the count. `limit_s` is in seconds."""
+    """Counts from the first failed call of a kind; any good answer ends the count. `limit_s` is in seconds."""
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, missing: str = "no usable answer", calls: str = "polls") -> None:
+        """`missing`: what such a failure means, for the log; `calls`: how the calls are called."""
         self._limit_s = limit_s
+        self._missing = missing
+        self._calls = calls
         self._since: float | None = None
         self._causes: Counter[str] = Counter()
         self._last = ""
@@ -40,15 +43,17 @@ class Reach:
         return self._since is not None
 
     @property
-    def polls(self) -> int:
-        """How many polls in a row have failed."""
+    def failures(self) -> int:
+        """How many calls in a row have failed."""
         return self._causes.total()
 
     def answered(self) -> None:
         """The server gave a good answer."""
         if self._since is not None:
             seconds = time.monotonic() - self._since
-            log.info("the server answers again, after %.0f s and %s failed polls", seconds, self.polls)
+            log.info(
+                "the server answers again, after %.0f s and %s failed %s", seconds, self.failures, self._calls
+            )
         self._since, self._last, self._wait_until = None, "", 0.0
         self._causes.clear()
 
@@ -65,7 +70,7 @@ class Reach:
         self._last = str(error)
         self._hint = f": {ADDRESS_HINT}" if isinstance(error, BadAnswerError) else ""
         if self._count(error):
-            log.warning("no usable answer, trying again for up to %.0f s: %s", self._limit_s, error)
+            log.warning("%s, trying again for up to %.0f s: %s", self._missing, self._limit_s, error)
         if now - self._since >= self._limit_s:
             raise self.unreachable()
 
@@ -80,15 +85,15 @@ class Reach:
         """The error that ends the worker, with the last cause in words, and how often each one came."""
         since = 0.0 if self._since is None else time.monotonic() - self._since
         how_long = f" for {since:.1f} s" if since >= 0.1 else ""
-        how_often = f" in {self.polls} polls" if self.polls > 1 else ""
+        how_often = f" in {self.failures} {self._calls}" if self.failures > 1 else ""
         counts = "; ".join(f"{count} × {cause}" for cause, count in self._causes.most_common())
         every = f" (all: {counts})" if len(self._causes) > 1 else ""
-        return UnreachableError(f"no usable answer{how_long}{how_often}: {self._last}{self._hint}{every}")
+        return UnreachableError(f"{self._missing}{how_long}{how_often}: {self._last}{self._hint}{every}")
 
     def _count(self, error: AntennaError) -> bool:
         """Whether it is the first of its kind."""
-        # An address in memory is another one at every poll.
-        kind = re.sub(r" at 0x[0-9a-f]+", "", str(error))
+        # An address in memory is another one each time, and a job may be.
+        kind = re.sub(r" at 0x[0-9a-f]+|(?<=/jobs)/\d+", "", str(error))
         if kind not in self._causes and len(self._causes) >= _CAUSES:
             kind = _OTHER
         self._causes[kind] += 1

@@ -29,12 +29,12 @@ def test_causes_that_alternate_are_said_once_each_until_the_server_answers(
             reach.failed(error)
     said = [record.getMessage() for record in caplog.records]
     assert [next(e for e in (DNS, TLS, GATEWAY) if str(e) in line) for line in said] == [DNS, TLS, GATEWAY]
-    assert reach.polls == 60
+    assert reach.failures == 60
     reach.answered()
     assert caplog.records[-1].getMessage() == "the server answers again, after 0 s and 60 failed polls"
     reach.failed(DNS)
     assert str(DNS) in caplog.records[-1].getMessage()
-    assert reach.polls == 1
+    assert reach.failures == 1
 
 
 def test_an_address_in_memory_makes_no_new_cause_and_no_server_can_flood_the_log(
@@ -47,7 +47,7 @@ def test_an_address_in_memory_makes_no_new_cause_and_no_server_can_flood_the_log
     for at in range(50):
         reach.failed(UnavailableError(f"GET /jobs: 503 number {at}"))
     assert len(caplog.records) == 8
-    assert reach.polls == 100
+    assert reach.failures == 100
     assert "43 × other causes" in str(reach.unreachable())
 
 
