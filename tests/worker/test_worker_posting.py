@@ -171,6 +171,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(rig: Poster, status: str) -> Non
         assert second.at - first.at >= 1
 
 
+@pytest.mark.timeout(45)
 def test_a_pause_beyond_the_time_for_draining_is_not_waited_for(rig: Poster, spool: Path) -> None:
     with ScriptedServer(answer("429 Too Many Requests", b"", "Retry-After: 100")) as server:
         here = rig(server.base_url, give_up_after_s=600.0, hurry_s=60.0)
