@@ -173,8 +173,8 @@ class WorkerSettings(BaseModel):
     )
     image_timeout_s: float = _setting(
         120.0,
-        "Longest time for the download of one image, in seconds, however slowly its bytes come; never more than two "
-        "thirds of AMI_VISIBILITY_TIMEOUT_S, so that there is time to answer.",
+        "Longest time for the download of one image, in seconds, however slowly its bytes come; not more than two "
+        "thirds of AMI_VISIBILITY_TIMEOUT_S, and at least 5, so that there is time to answer.",
         "a number > 0",
         gt=0.0,
     )

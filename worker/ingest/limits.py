@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from worker.http import READ_TIMEOUT_S
 from worker.settings import WorkerSettings
 
+# Less is no time for a download, however soon its task comes again.
+_LEAST_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
@@ -28,6 +31,6 @@ class ImageLimits:
         return cls(
             settings.image_max_bytes,
             settings.image_max_pixels,
-            min(settings.image_timeout_s, visibility * 2 / 3),
-            min(READ_TIMEOUT_S, visibility / 3),
+            min(settings.image_timeout_s, max(_LEAST_S, visibility * 2 / 3)),
+            min(READ_TIMEOUT_S, max(_LEAST_S, visibility / 3)),
         )

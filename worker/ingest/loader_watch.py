@@ -61,7 +61,8 @@ class WatchLimits:
         if not visibility_s:
             limit = timeout_s or float("inf")
             return cls(limit, limit, max(60.0, limit))
-        return cls(max(5.0, visibility_s / 2), max(5.0, visibility_s / 6), max(60.0, visibility_s))
+        # A download may be silent for 5 s at least (`ImageLimits`): that alone is no stall.
+        return cls(max(10.0, visibility_s / 2), max(5.0, visibility_s / 6), max(60.0, visibility_s))
 
 
 class Trouble(NamedTuple):
