@@ -34,6 +34,9 @@ class Recycler:
         # By setting: passed when this process began.
         self._from_start: set[str] = set()
         for name, figures in self._passed(0):
+            if name not in (_FDS, _MEMORY):
+                # The next process begins anew with these; a small age may have passed by now on a busy machine.
+                continue
             self._from_start.add(name)
             log.warning(
                 "%s is passed before any work is done: %s; each process will be replaced after its first batch",
