@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from worker_rig import ended
+from worker_rig import Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer, FaultSpec
 from worker.antenna.schemas import BadAnswerError, UnavailableError
@@ -82,7 +82,7 @@ def test_the_pause_is_as_wanted_or_as_the_server_asks_and_never_past_the_limit()
 
 
 def test_a_worker_whose_polls_fail_in_turns_says_each_cause_once_and_ends_with_69(
-    server: AntennaServer, start: Callable[..., object]
+    server: AntennaServer, start: Callable[..., Running]
 ) -> None:
     server.fault(FaultSpec("503", on=("jobs",)))
     process = start("run", server=server, AMI_ANTENNA_UNREACHABLE_LIMIT_S=2)
@@ -98,3 +98,20 @@ def test_a_worker_whose_polls_fail_in_turns_says_each_cause_once_and_ends_with_6
     assert "503" in warnings[0]
     (last,) = (line for line in err.splitlines() if "ERROR" in line)
     assert re.search(r"no usable answer for [2-4]\.\d s in \d+ polls: .*\(all: .*503", last), last
+
+
+def test_a_server_that_lists_jobs_and_hands_out_no_task_is_out_of_reach_too(
+    server: AntennaServer, start: Callable[..., Running]
+) -> None:
+    for _ in range(3):
+        server.add_job(job(*traps(2)))
+    server.fault(FaultSpec("503", on=("tasks",)))
+    code, _, err = ended(start("run", server=server, AMI_ANTENNA_UNREACHABLE_LIMIT_S=1))
+    assert code == 69
+    # Of three jobs, and once for all of them.
+    assert err.count("no more tasks could be taken, trying again") == 1
+    (last,) = (line for line in err.splitlines() if "ERROR" in line)
+    assert re.search(
+        r"no more tasks could be taken for \d\.\d s in \d+ visits: POST /jobs/\d+/tasks/: 503", last
+    )
+    assert server.state().waiting == 6
