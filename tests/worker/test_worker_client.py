@@ -22,7 +22,15 @@ from worker_rig import TOKEN
 
 from worker.antenna.client import LONGEST_BODY, AntennaClient, call_limit_s
 from worker.antenna.retry_after import LONGEST_S, retry_after_s
-from worker.antenna.schemas import AntennaError, BadAnswerError, CutAnswerError, UnavailableError
+from worker.antenna.schemas import (
+    AntennaError,
+    BadAnswerError,
+    CutAnswerError,
+    ForeignAnswerError,
+    RefusedContentError,
+    UnauthorizedError,
+    UnavailableError,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -184,11 +192,31 @@ def test_a_call_that_comes_before_the_server_wants_it_is_not_sent(
         answer(body=b"<html>We are back soon</html>"),
         answer("302 Found", b"", "Location: http://127.0.0.1:1/login"),
         answer("502 Bad Gateway", b"<html></html>"),
+        *(answer(f"{status} No", b"<html>of a proxy</html>") for status in (400, 401, 403, 404, 405, 410)),
+        # Traefik, while the container behind it is made anew.
+        answer("404 Not Found", b"404 page not found\n"),
     ],
 )
 def test_a_page_is_no_acceptance_of_results(act: Act) -> None:
     with ScriptedServer(act) as server, pytest.raises(UnavailableError):
         post(on(server))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(400, RefusedContentError), (403, UnauthorizedError), (404, BadAnswerError)]
+)
+@pytest.mark.parametrize("body", [b'{"detail": "No."}', b'["No."]', b""])
+def test_what_the_api_says_is_final(status: int, expected: type[AntennaError], body: bytes) -> None:
+    with ScriptedServer(answer(f"{status} No", body)) as server, pytest.raises(AntennaError) as refused:
+        post(on(server))
+    assert type(refused.value) is expected
+
+
+def test_a_page_that_forbids_is_no_refusal_of_the_token() -> None:
+    """A worker that ends with 77 is not started again."""
+    page = answer("403 Forbidden", b"<html>of a proxy</html>")
+    with ScriptedServer(page) as server, pytest.raises(ForeignAnswerError, match="no answer of the API"):
+        poll(on(server))
 
 
 def test_an_empty_answer_that_says_ok_is_one() -> None:

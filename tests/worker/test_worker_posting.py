@@ -341,10 +341,19 @@ def test_a_worker_that_hangs_has_its_results_kept_by_another_thread(rig: Poster,
         here.draining = True
 
 
+@pytest.mark.parametrize(
+    ("said", "others"),
+    [
+        ("500 Internal Server Error", 9),
+        # What a proxy says where the server behind it dies of a post, and where it takes offence itself.
+        ("502 Bad Gateway", 16),
+        ("403 Forbidden", 16),
+    ],
+)
 def test_a_post_at_which_the_server_itself_fails_costs_neither_the_others_nor_the_worker(
-    rig: Poster, monkeypatch: pytest.MonkeyPatch
+    rig: Poster, monkeypatch: pytest.MonkeyPatch, said: str, others: int
 ) -> None:
-    """A 500 again and again, while others are taken, is this one's: split until the answer to blame is found."""
+    """An error again and again, while others are taken, is this one's: split until the answer to blame is found."""
     monkeypatch.setattr("worker.antenna.retrying.FIRST_PAUSE_S", 0.02)
 
     def is_bad(body: Any) -> bool:
@@ -352,7 +361,7 @@ def test_a_post_at_which_the_server_itself_fails_costs_neither_the_others_nor_th
 
     def judge(sock: Any) -> bool:
         bad = is_bad(server.requests[-1].body)
-        return (answer("500 Internal Server Error", b"") if bad else answer())(sock)
+        return (answer(said, b"<html></html>") if bad else answer())(sock)
 
     with ScriptedServer(*[judge] * 200) as server:
         here = rig(server.base_url)
@@ -363,17 +372,37 @@ def test_a_post_at_which_the_server_itself_fails_costs_neither_the_others_nor_th
         here.poster.drain()
         assert not here.poster.failing
         # and the next posts show whose fault it is.
-        for number in range(3, 12):
+        for number in range(3, 3 + others):
             here.submit(1, task(number))
             here.poster.drain()
             assert not here.poster.failing
         here.finish()
         taken = [one for body in server.bodies() if not is_bad(body) for one in body["results"]]
         texts = {one["reply_subject"]: one["result"]["error"] for one in taken}
-        assert texts.keys() == {f"subject-{n}" for n in range(12)}
-        assert len(taken) == 12
+        assert texts.keys() == {f"subject-{n}" for n in range(3 + others)}
+        assert len(taken) == 3 + others
         assert texts.pop("subject-1").startswith("the result was refused: POST")
         assert set(texts.values()) == {"tested"}
+
+
+def test_a_post_at_which_the_connection_always_fails_keeps_no_other_waiting_and_is_kept(
+    rig: Poster, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.antenna.retrying.FIRST_PAUSE_S", 0.02)
+
+    def judge(sock: Any) -> bool:
+        bad = any(one["reply_subject"] == "subject-0" for one in server.requests[-1].body["results"])
+        return (reset if bad else answer())(sock)
+
+    with ScriptedServer(*[judge] * 500) as server:
+        here = rig(server.base_url)
+        for number in range(20):
+            here.submit(1, task(number))
+        here.finish()
+        asked = [one["reply_subject"] for body in server.bodies() for one in body["results"]]
+        assert set(asked) == {f"subject-{n}" for n in range(20)}
+        assert all(asked.count(f"subject-{n}") == 1 for n in range(1, 20))
+        assert on_disk(spool) == 1
 
 
 def test_a_server_that_fails_at_everything_turns_no_result_into_an_error(

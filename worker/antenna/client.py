@@ -35,6 +35,9 @@ from worker.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, cause, innermost, new
 
 LATER = frozenset({408, 425, 429})
 CONTENT = frozenset({400, 413, 422})
+# Final where the API says so, as JSON or without a word. A proxy says them as a page too, when the server behind it
+# is started anew (404), when it takes offence (403), or before the server has its settings (400).
+NOT_BY_PROXIES = frozenset({400, 401, 403, 404, 405, 410})
 
 CALL_LIMIT_S = READ_TIMEOUT_S
 SHORTEST_LIMIT_S = 5.0
@@ -113,7 +116,7 @@ class AntennaClient:
             # Taken all the same: posted again, every task would be answered twice.
             return None
         except ForeignAnswerError as e:
-            raise UnavailableError(str(e)) from e
+            raise UnavailableError(str(e), status=e.status, sent=True) from e
 
     def projects(self) -> list[Project]:
         """The projects that this worker may register its pipelines with."""
@@ -199,7 +202,8 @@ class AntennaClient:
                 raise RefusedContentError(f"{method} {path}: cannot be sent: {cause(e)}") from e
             except OSError as e:
                 # requests' own errors are OSErrors; a missing CA bundle or EMFILE may come bare.
-                raise UnavailableError(f"{method} {path}: {_why(e, limit)}") from e
+                sent = is_over() or _hung_up(e) or isinstance(e, requests.ReadTimeout)
+                raise UnavailableError(f"{method} {path}: {_why(e, limit)}", sent=sent) from e
             with response:
                 return self._answer(response, f"{method} {path}", limit)
 
@@ -213,10 +217,13 @@ class AntennaClient:
             if response.ok:
                 raise CutAnswerError(f"{call}: {_why(e, limit_s)}") from e
             body = b""
+        if status in NOT_BY_PROXIES and not _is_of_the_api(body):
+            raise ForeignAnswerError(f"{said}, and no answer of the API", status=status)
         if status in (401, 403):
             raise UnauthorizedError(said)
         if status >= 500 or status in LATER:
-            raise UnavailableError(said, retry_after_s=retry_after_s(response.headers), status=status)
+            asked = retry_after_s(response.headers)
+            raise UnavailableError(said, retry_after_s=asked, status=status, sent=True)
         if status in CONTENT:
             raise RefusedContentError(f"{said} {_detail(body)}".rstrip())
         if 300 <= status < 400:
@@ -248,6 +255,16 @@ def _body(response: requests.Response, call: str) -> bytes:
         if len(body) > LONGEST_BODY:
             raise ForeignAnswerError(f"{call}: an answer of more than {LONGEST_BODY} bytes")
     return bytes(body)
+
+
+def _is_of_the_api(body: bytes) -> bool:
+    if not body:
+        return True
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _hung_up(error: OSError) -> bool:

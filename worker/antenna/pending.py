@@ -34,9 +34,9 @@ class Answer:
 class Post:
     """Answers to tasks of one job. `answers` is None where they are on disk only, in `file`.
 
-    `left`: by an earlier worker. `tries`: how often the server did not take it; `broken`: how often that was its
-    own error (500), the last time when so many other posts had been `taken`; `blamed`: how often that number had
-    grown meanwhile.
+    `left`: by an earlier worker. `tries`: how often the server did not take it; `broken`: how often that may have
+    been the post's own fault, the last time when so many other posts had been `taken`; `blamed`: how often that
+    number had grown meanwhile.
     """
 
     job_id: int
@@ -88,8 +88,12 @@ class Pending:
 
     def put_last(self, post: Post) -> None:
         """Let the others go first."""
-        self._posts.remove(post)
-        self._posts.append(post)
+        if self._posts[0] is post:
+            # In one step: who waits for the last post must not find none.
+            self._posts.rotate(-1)
+        else:
+            self._posts.remove(post)
+            self._posts.append(post)
 
     def take_left(self) -> list[Post]:
         """What earlier workers have left in the spool, before all that is there. A task that was answered twice
@@ -115,8 +119,10 @@ class Pending:
         Raises:
             OSError: they cannot be read now.
         """
-        if post.answers is not None:
-            return post.answers
+        # Read once: another thread may have had them stored in between.
+        answers = post.answers
+        if answers is not None:
+            return answers
         assert post.file is not None
         kept = self._spool.read(post.file)
         if kept is None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from worker.antenna.client import AntennaClient
+from worker.antenna.client import LATER, AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.pending import Answer, Pending, Post
 from worker.antenna.retrying import Hurry, Retries
@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 
 # A server that is only slow gets more time, up to so many times the limit of a call.
 _MOST_PATIENCE = 4
-# So often a server may fail at a post (500) until nobody waits for it any more; and so often it must have failed at
-# a single answer, with other posts taken between, until that is to blame and not the server.
+# So often a server may fail at a post until nobody waits for it any more; and so often it must have failed at a
+# single answer, with other posts taken between, until that is to blame and not the server: by a 500 of its own, or by
+# what a proxy says of it.
 _BROKEN = 4
-_BLAMED = 6
+_BLAMED, _BLAMED_BY_PROXY = 6, 12
 _TICK_S = 0.25
 _IDLE_TICK_S = 60.0
 _END_LIMIT_S = 5.0
@@ -240,6 +241,7 @@ class ResultPoster:
         try:
             answers = self._pending.answers(post)
         except OSError as e:
+            self._pending.put_last(post)
             return self._not_taken(post, UnavailableError(f"{post.file}: {e}"))
         if answers is None:
             self._journal.forget(post.job_id, post.ids)
@@ -281,7 +283,7 @@ class ResultPoster:
         with self._changed:
             is_too_long = self._retries.failed(error)
         post.tries += 1
-        if error.status == 500:
+        if _may_be_of_the_post(error):
             self._pending.put_last(post)
         self._pending.store_all()
         if is_news:
@@ -294,11 +296,18 @@ class ResultPoster:
 
     def _is_to_blame(self, post: Post, error: UnavailableError) -> bool:
         """Whether the server fails, again and again, at this post while it takes others."""
-        if error.status != 500:
+        if not _may_be_of_the_post(error):
             return False
         post.blamed += post.broken > 0 and self._taken > post.taken
         post.broken, post.taken = post.broken + 1, self._taken
-        return post.broken >= _BROKEN and post.blamed >= (1 if len(post.ids) > 1 else _BLAMED)
+        if post.broken < _BROKEN:
+            return False
+        if len(post.ids) > 1:
+            return post.blamed > 0
+        # A connection that fails says nothing of an answer for sure: that is tried for ever, after the others.
+        return error.status is not None and post.blamed >= (
+            _BLAMED if error.status == 500 else _BLAMED_BY_PROXY
+        )
 
     def _not_ours(self, post: Post, error: UnauthorizedError) -> Exception | None:
         """A refused token ends the worker; but what is left may be another worker's, with another token."""
@@ -349,6 +358,11 @@ class ResultPoster:
 
     def _longest_call_s(self) -> float:
         return min(_MOST_PATIENCE * self._client.limit_s, max(1.0, self._hurry.left_s()))
+
+
+def _may_be_of_the_post(error: UnavailableError) -> bool:
+    """Whether other posts may fare better. Where the server is not there, or says that it is busy, none will."""
+    return error.sent and error.status not in LATER | {503}
 
 
 def _refused(answer: Answer, error: AntennaError) -> Answer:

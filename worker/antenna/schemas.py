@@ -19,13 +19,21 @@ class UnavailableError(AntennaError):
     """No usable connection, a time-out, 408, 429 or 5xx: the same call may succeed later.
 
     `retry_after_s`: so long the server asked not to be asked again, in seconds; None where it did not say.
-    `status`: of the answer; None where there was none.
+    `status`: of the answer; None where there was none. `sent`: whether the request had gone out when it failed.
     """
 
-    def __init__(self, text: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        sent: bool = False,
+    ) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
         self.status = status
+        self.sent = sent
 
 
 class CutAnswerError(UnavailableError):
@@ -37,7 +45,14 @@ class BadAnswerError(AntennaError):
 
 
 class ForeignAnswerError(BadAnswerError):
-    """What answered does not speak this API at all: a redirect, a page, a body without an end."""
+    """What answered does not speak this API at all: a redirect, a page, a body without an end.
+
+    `status`: of the answer, where it was an error of its own.
+    """
+
+    def __init__(self, text: str, *, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class RefusedContentError(BadAnswerError):
