@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from worker import exit_codes
 from worker.antenna.client import AntennaClient, call_limit_s
 from worker.antenna.schemas import AntennaError, RefusedContentError, UnauthorizedError, UnavailableError
+from worker.exhaustion import behind
 from worker.pipelines.shelf import chosen_pipelines
 from worker.reach import ADDRESS_HINT
 from worker.settings import WorkerSettings
@@ -47,6 +48,8 @@ def call_failed(error: AntennaError, settings: WorkerSettings) -> tuple[int, str
     url = settings.antenna_api_base_url
     if isinstance(error, UnauthorizedError):
         return exit_codes.REFUSED, refused(error, settings)
+    if (missing := behind(error)) is not None:
+        return exit_codes.INTERNAL, f"{missing}: {error}"
     if isinstance(error, UnavailableError):
         return exit_codes.UNREACHABLE, f"server unreachable: {url}: {error}"
     if isinstance(error, RefusedContentError):

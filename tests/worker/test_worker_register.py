@@ -121,3 +121,33 @@ def test_what_fails_is_one_line_and_its_exit_code(
     for code, text, result in cases:
         assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (code, "", 1)
         assert text in result.stderr
+
+
+def test_without_a_free_fd_it_is_not_the_server_that_is_to_blame(
+    server: AntennaServer, register: Callable[..., Result], tmp_path: Path
+) -> None:
+    program = (
+        "import os, resource, sys\n"
+        "from worker import cli\n"
+        "from worker.antenna.client import AntennaClient as Client\n"
+        "import worker.registration\n"
+        "before = Client.projects\n"
+        "def projects(self):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) - 1,) * 2)\n"
+        "    return before(self)\n"
+        "Client.projects = projects\n"
+        "sys.argv = ['ami', 'worker', 'register']\n"
+        "cli.run()\n"
+    )
+    env = {"AMI_ANTENNA_API_BASE_URL": server.base_url, "AMI_ANTENNA_API_AUTH_TOKEN": TOKEN}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 70, ended.stderr
+    assert "EMFILE: Too many open files" in ended.stderr
