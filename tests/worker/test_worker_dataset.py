@@ -285,3 +285,33 @@ def test_images_fit_in_order_and_one_always_does(sizes: list[int], max_bytes: in
     pixels, offsets = packing.allot(sizes, max_bytes)
     assert (len(offsets), pixels.numel()) == (count, sum(sizes[:count]))
     assert list(offsets) == list(np.cumsum([0, *sizes])[:count])
+
+
+def test_where_no_segment_can_be_made_each_try_leaves_nothing_behind_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch forgets the file and the FD of a segment that it could not make as long as it should be."""
+    monkeypatch.setattr(packing, "WAIT_S", 0.5)
+    monkeypatch.setattr(packing, "get_worker_info", lambda: True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = segments_of_this_process()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(packing.NoRoomError):
+                packing.allot([1 << 20, 1 << 20], None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert segments_of_this_process() == before
+    assert len(caplog.records) == 1
+    with caplog.at_level("INFO"):
+        packing.allot([1 << 10], None)
+        packing.allot([1 << 10], None)
+    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+
+
+def segments_of_this_process() -> list[str]:
+    """The shared memory that it has by name or by FD."""
+    held = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    named = [str(path) for path in Path("/dev/shm").glob(f"torch_{os.getpid()}_*")]
+    return sorted(named + [path for path in held if path.startswith("/dev/shm/torch_")])

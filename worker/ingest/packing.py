@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch.utils.data import get_worker_info
@@ -18,6 +21,10 @@ log = logging.getLogger(__name__)
 # The parent gives shared memory back with each batch that it has worked on.
 WAIT_S = 10.0
 _PAUSE_S = 0.2
+
+_OF_TORCH = re.compile(r"</(torch_[0-9_]+)>")
+
+_is_short = False
 
 
 class NoRoomError(Exception):
@@ -33,20 +40,51 @@ def allot(sizes: Sequence[int], max_bytes: int | None) -> tuple[torch.Tensor, tu
     Raises:
         NoRoomError: not even the first could be had within `WAIT_S`.
     """
-    count = fitting(sizes, max_bytes)
+    count = most = fitting(sizes, max_bytes)
     until = time.monotonic() + WAIT_S
     while True:
         fit = sizes[:count]
         try:
-            return flat(sum(fit)), tuple(accumulate(fit, initial=0))[:count]
+            pixels = flat(sum(fit))
         except (RuntimeError, OSError) as e:
-            log.warning("no shared memory for %s images of %s bytes: %s", count, sum(fit), e)
+            _failed(len(fit), sum(fit), e)
             if count == 1 and time.monotonic() > until:
                 raise NoRoomError(f"no shared memory for {fit[0]} bytes: {e}") from e
+        else:
+            _worked(at_once=count == most)
+            return pixels, tuple(accumulate(fit, initial=0))[:count]
         if count == 1:
             time.sleep(_PAUSE_S)
             beat.alive()
         count = max(1, count // 2)
+
+
+def _failed(count: int, size: int, error: Exception) -> None:
+    """Say so, once until all is well again, and take away what torch has left behind."""
+    global _is_short
+    if not _is_short:
+        _is_short = True
+        log.warning("no shared memory for %s images of %s bytes: %s; they become fewer", count, size, error)
+    if left := _OF_TORCH.search(str(error)):
+        _remove(Path("/dev/shm") / left[1])
+
+
+def _worked(*, at_once: bool) -> None:
+    global _is_short
+    if _is_short and at_once:
+        _is_short = False
+        log.info("there is enough shared memory again")
+
+
+def _remove(segment: Path) -> None:
+    """The file and the FD that torch forgets where it could not make a segment as long as it should be: each try
+    would cost one of each."""
+    with suppress(OSError):  # at EMFILE there was no FD for it either
+        segment.unlink(missing_ok=True)
+        for fd in list(Path("/proc/self/fd").iterdir()):
+            with suppress(FileNotFoundError):
+                if str(fd.readlink()).removesuffix(" (deleted)") == str(segment):
+                    os.close(int(fd.name))
 
 
 def never_fits(size: int) -> bool:
