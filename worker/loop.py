@@ -46,6 +46,7 @@ from worker.visit import Tally, Visit
 log = logging.getLogger(__name__)
 
 _FAILED_VISITS = 5
+_NOT_TAKEN = "the server does not take results"
 _ASKING, _TAKING, _LOADING = "asking for jobs", "taking tasks", "loading images"
 
 
@@ -181,10 +182,23 @@ class Worker:
             self._drain_posts()
 
     def _drain_posts(self, *, hurried: bool = False) -> None:
-        self._watchdog.at(
-            "posting results", self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
-        )
-        self._poster.drain(hurried=hurried)
+        taken = -1
+
+        def look() -> None:
+            nonlocal taken
+            # However many there are to post: each that is taken is a sign of life.
+            if self._poster.taken != taken:
+                taken = self._poster.taken
+                self._at_posting()
+            if self._poster.failing:
+                self._page.health(False, _NOT_TAKEN)
+
+        look()
+        self._poster.drain(hurried=hurried, look=look)
+
+    def _at_posting(self) -> None:
+        limit_s = self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
+        self._watchdog.at("posting results", limit_s)
 
     def _close(self) -> None:
         self._watchdog.at("ending")
@@ -216,6 +230,9 @@ class Worker:
             return False
         self._reach.answered()
         self._shortage.over(_ASKING)
+        if not jobs:
+            self._takes.forget()
+            self._shortage.over(_TAKING)
         self._look_at_health()
         worked = False
         for job in jobs:
@@ -230,7 +247,7 @@ class Worker:
                 False, f"no loader has brought a batch in the last {self._failed_visits} visits to jobs"
             )
         elif self._poster.failing:
-            self._page.health(False, "the server does not take results")
+            self._page.health(False, _NOT_TAKEN)
         elif self._takes.failing:
             self._page.health(False, "the server hands out no tasks")
         else:
@@ -360,9 +377,7 @@ class Worker:
         self._caches.seen(batch.report)
         if self._stager is not None:
             self._stager.done(job.id, [*batch.tasks, *(f.task for f in batch.failures)])
-        self._watchdog.at(
-            "posting results", self._settings.antenna_unreachable_limit_s + self._settings.watchdog_s
-        )
+        self._at_posting()
         self._poster.submit(job.id, answers)
         self._recycler.worked()
         self._recycle_due()

@@ -54,6 +54,10 @@ class Reach:
             log.info(
                 "the server answers again, after %.0f s and %s failed %s", seconds, self.failures, self._calls
             )
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing was there to be asked for: what failed before is over."""
         self._since, self._last, self._wait_until = None, "", 0.0
         self._causes.clear()
 

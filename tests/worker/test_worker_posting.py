@@ -17,11 +17,13 @@ from scripted_server import Act, ScriptedServer, answer, half_close, reset, sile
 from worker_rig import TOKEN, Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer, FaultSpec
+from amidiag.target.status_page import StatusPage
 from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.posting import Answer, ResultPoster
 from worker.antenna.schemas import Task, UnauthorizedError, UnavailableError
 from worker.antenna.spool import Spool
+from worker.antenna.spool_file import KeptAnswer, KeptPost
 from worker.loop import Worker
 
 pytestmark = pytest.mark.timeout(120)
@@ -475,6 +477,7 @@ from worker.antenna.client import AntennaClient
 from worker.antenna.journal import Journal
 from worker.antenna.posting import Answer, ResultPoster
 from worker.antenna.spool import Spool
+from worker.antenna.spool_file import KeptAnswer, KeptPost
 from worker.loop import Worker
 
 base_url, token, directory, job_id = sys.argv[1:]
@@ -572,3 +575,39 @@ def test_no_wait_of_a_poster_that_never_posts_anything(rig: Poster) -> None:
     here.poster.keep()
     assert not here.poster.failing
     assert math.isinf(here.poster._hurry.left_s())
+
+
+def test_to_post_much_is_no_hang_as_long_as_the_server_takes_it_and_one_that_takes_nothing_is_seen(
+    rig: Poster, spool: Path, worker: Callable[..., Worker], page: StatusPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.antenna.posting._TICK_S", 0.01)
+    with ScriptedServer(BUSY) as server:
+        here = rig(server.base_url, max_pending=1, give_up_after_s=0.0)
+        here.submit(1, task(0))
+        until(lambda: on_disk(spool) == 1)
+        for number in range(1, 6):
+            here.spool.keep(
+                KeptPost(1, time.time(), (KeptAnswer(f"task-{number}", None, {"error": "tested"}),))
+            )
+        here.close()
+
+        def slow(sock: Any) -> bool:
+            time.sleep(0.1)
+            return answer()(sock)
+
+        healthy: list[bool] = []
+
+        def seen(sock: Any) -> bool:
+            until(lambda: not (page.read() or {})["health"]["ok"])
+            healthy.append(False)
+            return slow(sock)
+
+        server.script.extend([slow, BUSY, seen, *[slow] * 4, answer(body=b'{"results": []}')])
+        after = worker(server, AMI_WORKER_SPOOL_DIR=spool)
+        marks: list[str] = []
+        monkeypatch.setattr(after._watchdog, "at", lambda what, limit_s=None: marks.append(what))
+        after.run(max_polls=1)
+        assert on_disk(spool) == 0
+        assert marks.count("posting results") >= 4
+        assert healthy == [False]
+        assert (page.read() or {})["health"]["ok"]

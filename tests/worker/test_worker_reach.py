@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Callable
 
 import pytest
+from scripted_server import ScriptedServer, answer
 from worker_rig import Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer, FaultSpec
+from amidiag.target.status_page import StatusPage
 from worker.antenna.schemas import BadAnswerError, UnavailableError
+from worker.loop import Worker
 from worker.reach import ADDRESS_HINT, Reach, UnreachableError
 
 DNS = UnavailableError("GET /jobs: gaierror: [Errno -3] Temporary failure in name resolution")
@@ -115,3 +119,22 @@ def test_a_server_that_lists_jobs_and_hands_out_no_task_is_out_of_reach_too(
         r"no more tasks could be taken for \d\.\d s in \d+ visits: POST /jobs/\d+/tasks/: 503", last
     )
     assert server.state().waiting == 6
+
+
+def test_a_failure_with_one_job_is_over_when_no_job_is_left(
+    worker: Callable[..., Worker], page: StatusPage
+) -> None:
+    """Hours may lie between it and the next one, without a job."""
+    one = answer(body=b'{"results": [{"id": 1, "pipeline_slug": "moth_binary"}]}')
+    none, down = answer(body=b'{"results": []}'), answer("500 Internal Server Error", b"")
+
+    def later(sock: socket.socket) -> bool:
+        time.sleep(0.5)
+        return none(sock)
+
+    with ScriptedServer(one, down, later, one, down, later) as server:
+        worker(server, AMI_ANTENNA_UNREACHABLE_LIMIT_S=0.4).run(max_polls=4)
+        said = page.read()
+        assert said is not None
+        assert said["health"]["ok"], said["health"]
+        assert len(server.requests) == 6

@@ -119,9 +119,14 @@ class ResultPoster:
             self._pending.store(post)
             raise
 
-    def drain(self, *, hurried: bool = False) -> None:
+    @property
+    def taken(self) -> int:
+        """How many posts the server has taken."""
+        return self._taken
+
+    def drain(self, *, hurried: bool = False, look: Callable[[], None] = lambda: None) -> None:
         """Wait until everything is with the server; told to drain, or `hurried` as if it were, no longer than that
-        may last.
+        may last. `look` is called a few times a second.
 
         Raises:
             AntennaError: the server refused this worker, or was unavailable for too long.
@@ -131,6 +136,7 @@ class ResultPoster:
         with self._changed:
             while self._is_awaited() and self._failure is None and not self._is_hurry_over():
                 self._changed.wait(_TICK_S)
+                look()
             self._raise_failure()
 
     def close(self) -> None:
