@@ -171,13 +171,17 @@ def _of_spool(directory: Path | None) -> Iterator[Metric]:
     if directory is None:
         return
     posts = size = 0
-    # A directory for each server, and in it one for each worker.
-    for path in islice(directory.glob("*/*/*.json"), _MOST_KEPT):
-        try:
-            size += path.stat().st_size
-        except FileNotFoundError:
-            continue  # Posted meanwhile.
-        posts += 1
+    try:
+        # A directory for each server, and in it one for each worker.
+        for path in islice(directory.glob("*/*/*.json"), _MOST_KEPT):
+            try:
+                size += path.stat().st_size
+            except FileNotFoundError:
+                continue  # Posted meanwhile.
+            posts += 1
+    except OSError:
+        # A worker has ended meanwhile and taken its directory away, or there is no FD: not known, this time.
+        return
     yield _gauge("spool_posts", "Posts on disk that the server has not taken yet.", posts)
     yield _gauge("spool_bytes", "What they take.", size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 import socketserver
@@ -17,12 +18,16 @@ from typing import Any, NamedTuple
 
 from worker.guard.fd_reserve import FdReserve
 
+log = logging.getLogger(__name__)
+
 REQUEST_LIMIT_S = 2.0
 _LONGEST_HEAD = 16_384
 # The connection, and what it takes to look into /proc.
 _RESERVED = 4
-# The worker before this one, or a loader process that it had forked, may have the port for a moment yet.
-_TAKEN_LIMIT_S, _TRY_EVERY_S = 5.0, 0.1
+# The worker before this one may have the port for a while yet: killed, it gives its memory back before its sockets,
+# and that of a GPU takes seconds. Who ends for want of a port is not started again.
+_TAKEN_LIMIT_S, _TRY_EVERY_S = 30.0, 0.1
+_NOT_YET = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 _LOOK_EVERY_S = 0.2
 _STOP_LIMIT_S = 5.0
 
@@ -156,13 +161,18 @@ def _said(status: HTTPStatus) -> Answer:
 
 
 def _bound(kind: type[_Server4], address: tuple[str, int], pages: Pages) -> _Server4:
-    end = time.monotonic() + _TAKEN_LIMIT_S
+    end, is_said = time.monotonic() + _TAKEN_LIMIT_S, False
     while True:
         try:
             return kind(address, pages)
         except OSError as e:
-            if e.errno != errno.EADDRINUSE or time.monotonic() >= end:
+            if e.errno not in _NOT_YET or time.monotonic() >= end:
                 raise
+            if not is_said:
+                is_said = True
+                log.warning(
+                    "port %s of %s: %s: trying for %g s", address[1], address[0], e.strerror, _TAKEN_LIMIT_S
+                )
             time.sleep(_TRY_EVERY_S)
 
 

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +21,7 @@ from worker_rig import LIMIT_S, Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer
 from amidiag.target.status_page import StatusPage
-from worker.metrics import served
+from worker.metrics import Exposition, served
 from worker.metrics_server import REQUEST_LIMIT_S, Answer, MetricsServer
 from worker.settings import SettingsError, WorkerSettings, read
 
@@ -212,3 +213,23 @@ def _is_up(port: int) -> bool:
         return _get(port, "/health")[0] == 200
     except OSError:
         return False
+
+
+def test_a_spool_that_changes_meanwhile_costs_nothing_else(
+    tmp_path: Path, page: StatusPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that ends takes its directory away between two looks."""
+    gone = tmp_path / "server" / "worker"
+    gone.mkdir(parents=True)
+    before = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(gone) and gone.exists():
+            gone.rmdir()
+        return before(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    text = Exposition(page, lambda: tmp_path).metrics().body.decode()
+    assert not gone.exists()
+    assert "ami_worker_fds_open" in text
+    assert "ami_worker_spool_posts" not in text

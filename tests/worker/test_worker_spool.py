@@ -242,6 +242,7 @@ def test_what_a_killed_worker_was_writing_is_no_post(tmp_path: Path) -> None:
         json.dumps({"version": 2, "job_id": 1, "reserved_at": 0, "answers": []}).encode(),
         json.dumps({"version": 1, "job_id": 1, "reserved_at": 0, "answers": [["t", None]]}).encode(),
         json.dumps({"version": 1, "job_id": 1, "reserved_at": 0, "answers": [[3, None, {}]]}).encode(),
+        b'{"version": 1, "job_id": Infinity, "reserved_at": 0, "answers": []}',
         json.dumps({"version": 1, "job_id": None, "reserved_at": 0, "answers": []}).encode(),
     ],
 )
@@ -420,6 +421,39 @@ def test_a_named_directory_that_cannot_be_had_is_a_mistake_in_the_settings(
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"AMI_WORKER_SPOOL_DIR=.*Not a directory"):
         of({}, monkeypatch, AMI_WORKER_SPOOL_DIR=str(tmp_path / "file" / "x"))
+
+
+def test_a_full_disk_at_the_start_is_no_mistake_in_the_settings(tmp_path: Path) -> None:
+    """A worker that ends with 78 is not started again, and the disk may be free in a minute."""
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs", str(tmp_path)]
+    script = f"""
+import subprocess
+from pathlib import Path
+subprocess.run({mount!r}, check=True)
+from worker.antenna.spool import Spool
+from worker.settings import read
+spool = Spool.of(read(Path("/dev/null"), {{"AMI_WORKER_SPOOL_DIR": {str(tmp_path / "spool")!r}}}).settings)
+print(spool.why)
+"""
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "in memory only: [Errno 28] No space left on device" in done.stdout
+
+
+def test_results_for_a_server_that_nobody_works_for_any_more_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = Spool(tmp_path, server="http://before.example", max_bytes=MB)
+    old, new = kept(before, a_post()), kept(before, a_post())
+    os.utime(old, (0, 0))
+    size = old.stat().st_size
+    before.close()
+    for spool in (spool_in(tmp_path), Spool(tmp_path, server="http://before.example", max_bytes=MB)):
+        spool.claim()
+        spool.close()
+    assert [f"1 posts ({size} bytes) to another" in r.message for r in caplog.records] == [True]
+    assert len(list(tmp_path.rglob(old.name))) == len(list(tmp_path.rglob(new.name))) == 1
 
 
 def test_a_directory_that_others_can_read_is_not_used(

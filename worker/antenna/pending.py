@@ -127,8 +127,9 @@ class Pending:
         kept = self._spool.read(post.file)
         if kept is None:
             return None
-        wanted = set(post.ids)
-        return [Answer(a.task_id, a.result) for a in kept.answers if a.task_id in wanted]
+        # In the order of the ids, each once, whatever somebody has made of the file.
+        found = {a.task_id: Answer(a.task_id, a.result) for a in reversed(kept.answers)}
+        return [found[task_id] for task_id in post.ids]
 
     def done(self, post: Post) -> None:
         """The post is with the server, or is not to be posted."""

@@ -27,6 +27,12 @@ _PARTIAL = ".partial"
 _BAD = ".bad"
 # So long the room that others take is taken for what it was.
 _COUNT_EVERY_S = 5.0
+# What is wrong with a disk or a process for a while, and not with the directory that was named.
+_FOR_NOW = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+# Posts to another server that lie so long, in seconds, are worked off by nobody.
+_FORGOTTEN_S = 3600.0
 
 
 class FullError(OSError):
@@ -70,10 +76,11 @@ class Spool:
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> Spool:
-        """The spool that the settings ask for; where `auto` cannot be had, that is said in `why`.
+        """The spool that the settings ask for; where `auto` cannot be had, or the disk is full, that is said in `why`.
 
         Raises:
-            SettingsError: the directory that is named cannot be used.
+            SettingsError: the directory that is named cannot be used, and not for a while only: a worker that ends
+                by that is not started again.
         """
         named = settings.worker_spool_dir
         if not named:
@@ -85,7 +92,7 @@ class Spool:
         except (OSError, RuntimeError) as e:
             # RuntimeError: there is no home directory.
             why = str(e)
-            if named != "auto":
+            if named != "auto" and getattr(e, "errno", None) not in _FOR_NOW:
                 name = env_name("worker_spool_dir")
                 raise SettingsError([Problem(name, named, allowed(fields()[name]), why)]) from None
         spool = cls()
@@ -146,6 +153,7 @@ class Spool:
         except OSError as e:
             log.warning("%s: what earlier workers left there cannot be had: %s", self.directory, _reason(e))
             return []
+        self._say_forgotten()
         return sorted(found, key=lambda path: path.name)
 
     def close(self) -> None:
@@ -198,7 +206,7 @@ class Spool:
                 self._counted_at = time.monotonic()
         if self._bytes + size > self._max_bytes:
             raise FullError(
-                f"it holds {size_in_words(self._bytes)}, AMI_WORKER_SPOOL_MAX_BYTES allows no more"
+                f"it is full, AMI_WORKER_SPOOL_MAX_BYTES allows no more than {size_in_words(self._max_bytes)}"
             )
 
     def _taken_from(self, directory: Path, mine: OwnDirectory) -> Iterator[Path]:
@@ -217,6 +225,22 @@ class Spool:
                 theirs.release()
         except OSError as e:
             log.warning("%s: what is there cannot be had: %s", directory, _reason(e))
+
+    def _say_forgotten(self) -> None:
+        """The address of the server may have been changed."""
+        assert self.directory is not None
+        before, posts, size = time.time() - _FORGOTTEN_S, 0, 0
+        # A worker that ends meanwhile takes its directory away.
+        with suppress(OSError):
+            for path in self.directory.glob(f"*/*/*{_POST}"):
+                if self._of_server not in path.parents and (found := path.stat()).st_mtime < before:
+                    posts, size = posts + 1, size + found.st_size
+        if posts:
+            log.warning(
+                "%s: %s posts (%s) to another AMI_ANTENNA_API_BASE_URL lie there for more than an hour: they stay "
+                "until a worker with that address starts, and count against AMI_WORKER_SPOOL_MAX_BYTES",
+                *(self.directory, posts, size_in_words(size)),
+            )
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = self._of_server / (path.name + _BAD)

@@ -44,7 +44,7 @@ def decode(data: bytes) -> KeptPost:
             raise ValueError(f"version {body['version']!r}")
         answers = tuple(_answer(*one) for one in body["answers"])
         return KeptPost(int(body["job_id"]), float(body["reserved_at"]), answers)
-    except (KeyError, TypeError, RecursionError) as e:
+    except (KeyError, TypeError, OverflowError, RecursionError) as e:
         raise ValueError(f"{type(e).__name__}: {e}") from e
 
 
