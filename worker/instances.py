@@ -20,6 +20,7 @@ from pathlib import Path
 
 from worker import exit_codes
 from worker.draining import SIGNALS, Drain
+from worker.guard.budget import Left, memory_left
 from worker.settings import WorkerSettings, env_name
 from worker.systemd import Notifier
 
@@ -70,10 +71,11 @@ def plan(
     count = settings.instances or max(1, len(found))
     if count == 1:
         return [{}]
+    left = memory_left()
     return [
         {env_name("instances"): "1"}
         | ({VISIBLE: found[number % len(found)]} if found else {})
-        | _share(settings, number, count, environ)
+        | _share(settings, number, count, environ, left)
         for number in range(count)
     ]
 
@@ -93,17 +95,21 @@ def supervise(planned: Sequence[Mapping[str, str]], settings: WorkerSettings, *,
     70, or 128 + number where a second signal to this process did it. One that drains counts as drained, whatever
     it wanted besides.
     """
-    # The batch in hand, for which the worker's own watchdog sets the limit, then the posting.
-    limit_s = settings.watchdog_s + settings.worker_drain_limit_s + _MARGIN_S
     # It is this process that a service manager watches, and no worker below it.
     notifier = Notifier()
     with _signals_held_back() as before:
-        family = _Family([_Child(extra, before) for extra in planned], limit_s, notifier)
+        family = _Family([_Child(extra, before) for extra in planned], drain_limit_s(settings), notifier)
         text = f"{len(planned)} workers: {', '.join(str(child.process.pid) for child in family.children)}"
         log.info("%s", text)
         notifier.ready()
         notifier.status(text)
         return family.run(ends_by_itself)
+
+
+def drain_limit_s(settings: WorkerSettings) -> float:
+    """How long several workers may take to drain, in seconds, until their parent ends them: the batch in hand, for
+    which the worker's own watchdog sets the limit, then the posting, then the end of the processes."""
+    return settings.watchdog_s + settings.worker_drain_limit_s + _MARGIN_S
 
 
 def listen_to_parent(drain: Drain) -> None:
@@ -310,16 +316,15 @@ def _signals_held_back() -> Iterator[set[signal.Signals]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _share(settings: WorkerSettings, number: int, count: int, environ: Mapping[str, str]) -> dict[str, str]:
+def _share(
+    settings: WorkerSettings, number: int, count: int, environ: Mapping[str, str], left: Left | None
+) -> dict[str, str]:
     share: dict[str, str] = {}
-    if settings.memory_share is not None:
-        share[env_name("memory_budget")] = f"{100 * settings.memory_share / count:.4g}%"
-    elif settings.memory_bytes:
-        share[env_name("memory_budget")] = str(max(1, settings.memory_bytes // count))
-    if settings.max_memory_share is not None:
-        share[env_name("worker_max_memory")] = f"{100 * settings.max_memory_share / count:.4g}%"
-    elif settings.max_memory_bytes:
-        share[env_name("worker_max_memory")] = str(max(1, settings.max_memory_bytes // count))
+    of_memory = {
+        "memory_budget": _part(settings.memory_share, settings.memory_bytes, count, left),
+        "worker_max_memory": _part(settings.max_memory_share, settings.max_memory_bytes, count, left),
+    }
+    share.update({env_name(name): amount for name, amount in of_memory.items() if amount is not None})
     if settings.metrics_port:
         share[env_name("metrics_port")] = str(settings.metrics_port + number)
     if settings.staging_dir:
@@ -330,6 +335,16 @@ def _share(settings: WorkerSettings, number: int, count: int, environ: Mapping[s
         cpus = len(os.sched_getaffinity(0)) // count - settings.num_workers
         share["OMP_NUM_THREADS"] = str(max(1, cpus))
     return share
+
+
+def _part(share: float | None, size: int | None, count: int, left: Left | None) -> str | None:
+    """A part of a size, or of a share of what is left now: who is started anew later must not find the share of what
+    the others leave."""
+    if share and left is not None:
+        return str(max(1, int(share * left.bytes / count)))
+    if share is not None:
+        return f"{100 * share / count:.4g}%"
+    return str(max(1, size // count)) if size else None
 
 
 def _has_node(card: Path, devices: Path) -> bool:

@@ -16,13 +16,14 @@ from worker_rig import AMI, LIMIT_S, environment, job, traps
 
 from amidiag.soak.antenna import AntennaServer, ImageSpec
 from worker import exit_codes
+from worker.instances import drain_limit_s
 from worker.settings import WorkerSettings
 
 DEPLOY = Path(__file__).parents[2] / "recipes" / "deploy"
 UNITS = ("ami-worker.service", "ami-worker@.service")
 NOT_AGAIN = {exit_codes.REFUSED, exit_codes.BAD_SETTINGS}
-# Of the batch in hand, and of posting it (DESIGN.md, worker/settings.py).
-DRAIN_S = WorkerSettings().watchdog_s + WorkerSettings().worker_drain_limit_s
+# Of several workers, until their parent ends them, which takes two signals and a SIGKILL.
+DRAIN_S = drain_limit_s(WorkerSettings()) + 6
 
 
 def _verified(directory: Path, unit: str, text: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from worker_rig import LIMIT_S, Running, ended, job, traps
 
 from amidiag.soak.antenna import AntennaServer
+from worker.guard.budget import memory_left
 from worker.instances import gpus, plan
 from worker.settings import WorkerSettings, read
 
@@ -80,7 +81,12 @@ def test_each_worker_has_its_gpu(instances: int, found: tuple[str, ...], given: 
 
 def test_memory_disk_and_cpus_are_shared_out() -> None:
     planned = plan(settings(AMI_INSTANCES=2, AMI_STAGING_DIR="/s", AMI_STAGING_MAX_BYTES="8G"), (), {})
-    assert [p["AMI_MEMORY_BUDGET"] for p in planned] == ["35%", "35%"]
+    left = memory_left()
+    assert left is not None
+    # A size, for whoever is started anew beside the other too.
+    budgets = [int(p["AMI_MEMORY_BUDGET"]) for p in planned]
+    assert budgets == [pytest.approx(0.35 * left.bytes, rel=0.2)] * 2
+    assert budgets[0] == budgets[1]
     assert [p["AMI_STAGING_DIR"] for p in planned] == ["/s/instance-0", "/s/instance-1"]
     assert {p["AMI_STAGING_MAX_BYTES"] for p in planned} == {str(4 * 1024**3)}
     assert int(planned[0]["OMP_NUM_THREADS"]) >= 1
@@ -89,6 +95,8 @@ def test_memory_disk_and_cpus_are_shared_out() -> None:
     (first, _) = plan(settings(AMI_INSTANCES=2, AMI_MEMORY_BUDGET="3G"), (), {"OMP_NUM_THREADS": "4"})
     assert first["AMI_MEMORY_BUDGET"] == str(3 * 1024**3 // 2)
     assert "OMP_NUM_THREADS" not in first
+    (first, _) = plan(settings(AMI_INSTANCES=2, AMI_MEMORY_BUDGET="0%"), (), {})
+    assert first["AMI_MEMORY_BUDGET"] == "0%"
     none = {"AMI_MEMORY_BUDGET": "0", "AMI_WORKER_MAX_MEMORY": "0"}
     (first, _) = plan(settings(AMI_INSTANCES=2, **none), (), {})
     assert not {"AMI_MEMORY_BUDGET", "AMI_WORKER_MAX_MEMORY", "AMI_METRICS_PORT"} & set(first)
@@ -96,7 +104,11 @@ def test_memory_disk_and_cpus_are_shared_out() -> None:
 
 def test_the_cap_of_memory_is_shared_out_and_each_has_a_port_of_its_own() -> None:
     planned = plan(settings(AMI_INSTANCES=3, AMI_METRICS_PORT=9100), (), {})
-    assert [p["AMI_WORKER_MAX_MEMORY"] for p in planned] == ["30%"] * 3
+    left = memory_left()
+    assert left is not None
+    assert [int(p["AMI_WORKER_MAX_MEMORY"]) for p in planned] == [
+        pytest.approx(0.3 * left.bytes, rel=0.2)
+    ] * 3
     assert [p["AMI_METRICS_PORT"] for p in planned] == ["9100", "9101", "9102"]
     (first, _) = plan(settings(AMI_INSTANCES=2, AMI_WORKER_MAX_MEMORY="3G"), (), {})
     assert first["AMI_WORKER_MAX_MEMORY"] == str(3 * 1024**3 // 2)
