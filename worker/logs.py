@@ -55,7 +55,11 @@ class _Text(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return _masked(super().format(record), self._secrets)
+        try:
+            text = super().format(record)
+        except Exception as e:  # noqa: BLE001 - as below
+            text = super().format(_instead_of(record, e))
+        return _masked(text, self._secrets)
 
 
 class _Json(logging.Formatter):
@@ -66,6 +70,12 @@ class _Json(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
+        try:
+            return self._line(record)
+        except Exception as e:  # noqa: BLE001 - whatever a stranger's object does when it is shown
+            return self._line(_instead_of(record, e))
+
+    def _line(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -82,6 +92,13 @@ class _Json(logging.Formatter):
         return json.dumps(
             _without(fields | {k: v for k, v in extra.items() if k not in fields}, self._secrets)
         )
+
+
+def _instead_of(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    """For a line that cannot be written. Python would print it in many, with arguments that are not masked."""
+    message = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+    said = f"a line of the log could not be written ({type(error).__name__}): {message}"
+    return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, said, None, None)
 
 
 def _without(value: Any, secrets: Collection[str]) -> Any:

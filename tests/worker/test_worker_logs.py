@@ -89,6 +89,26 @@ def test_a_secret_is_masked_wherever_it_occurs(log_format: str, capsys: pytest.C
     assert "Invalid header ***" in said
 
 
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_line_that_cannot_be_written_is_one_line_without_its_arguments(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a library: Python would print a traceback, and whatever the arguments are."""
+    logs.to_stderr("info", log_format, secrets=[SECRET])
+    endless: list[Any] = []
+    endless.append(endless)
+    logging.getLogger("lib").info("%d images", SECRET)
+    logging.getLogger("lib").info("%s and %s", SECRET)
+    if log_format == "json":
+        logging.getLogger("lib").info("endless", extra={"one": endless})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 + (log_format == "json")
+    assert all("could not be written" in line for line in lines)
+    assert not any(SECRET in line for line in lines)
+    if log_format == "json":
+        assert [json.loads(line)["logger"] for line in lines] == ["lib"] * 3
+
+
 def test_what_nobody_catches_is_one_line_each() -> None:
     code = (
         "import threading, warnings, gc\n"
