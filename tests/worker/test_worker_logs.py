@@ -98,7 +98,8 @@ def test_a_line_that_cannot_be_written_is_one_line_without_its_arguments(
     endless: list[Any] = []
     endless.append(endless)
     logging.getLogger("lib").info("%d images", SECRET)
-    logging.getLogger("lib").info("%s and %s", SECRET)
+    too_few = "%s and %s"
+    logging.getLogger("lib").info(too_few, SECRET)
     if log_format == "json":
         logging.getLogger("lib").info("endless", extra={"one": endless})
     lines = capsys.readouterr().err.splitlines()
