@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,71 @@ def test_a_process_that_hangs_at_an_image_is_killed_and_the_image_known(
     with pytest.raises(LoaderError, match="no sign of life for 1 s") as failed:
         forked.next()
     assert failed.value.suspect == 0
+
+
+class Slow:
+    """A decoder that computes: until so much time has passed, or so much CPU time was had."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock, self._own = seconds, clock, dataset.decode_into
+
+    def __call__(self, *args: Any) -> None:
+        until_then = self._clock() + self._seconds
+        while self._clock() < until_then:
+            pass
+        self._own(*args)
+
+
+def test_a_process_that_decodes_for_long_is_let_be(
+    forked: Loader, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_watch, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(dataset, "decode_into", Slow(4, time.monotonic))
+    forked._watch._limits = WatchLimits(stall_s=2.5, lost_s=20, build_s=60)
+    forked.begin(Given(tasks[0]))
+    assert all_of(forked) == 1
+
+
+def test_a_process_that_never_comes_back_from_its_work_is_killed(
+    forked: Loader, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "decode_into", Slow(1000, time.monotonic))
+    forked._watch._limits = WatchLimits(stall_s=0.5, lost_s=20, build_s=60)
+    forked.begin(Given(tasks[0]))
+    with pytest.raises(LoaderError, match="no sign of life") as failed:
+        forked.next()
+    assert failed.value.suspect == 0
+
+
+def test_time_in_which_the_worker_and_its_processes_were_stopped_counts_for_nothing(
+    server: AntennaServer, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_watch, "STOPPED_S", 2.0)
+    monkeypatch.setattr(dataset, "decode_into", Slow(1, time.process_time))
+
+    def work(said: Connection) -> None:
+        with Loader(settings_for(server)) as loader:
+            loader._watch._limits = WatchLimits(stall_s=2.5, lost_s=2.5, build_s=60)
+            loader.begin(Given(tasks[0]))
+            loader.ask()
+            until(lambda: shown(loader).begun)
+            said.send(pid_of(loader))
+            said.send(all_of(loader))
+
+    said, says = multiprocessing.get_context("fork").Pipe(duplex=False)
+    worker = multiprocessing.get_context("fork").Process(target=work, args=[says])
+    worker.start()
+    says.close()
+    assert worker.pid is not None
+    pids = (worker.pid, said.recv())
+    time.sleep(0.5)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert said.recv() == 1
+    worker.join()
 
 
 def take_all_numbers(pid: int) -> None:

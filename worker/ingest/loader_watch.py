@@ -29,14 +29,18 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
 STOPPED_S = 2.0
+# More between two looks was time in which this process did not run, and its loader processes perhaps neither.
+_LONGEST_LOOK_S = 2.0
 # So long the main thread has to leave its wait by itself once a process has ended.
 _POKED_AFTER_S = 2.0
 _END_LIMIT_S = 5.0
 _STOPPED = frozenset("Tt")
 # Work, and not just the look at a queue every few seconds: so many clock ticks between two looks.
 _AT_WORK_TICKS = 3
-# So many times `stall_s` a batch may be on its way, however busily.
-_SENT_WITHIN = 2
+# So many times `stall_s` a process may be at work without a sign of life, or a batch on its way.
+_BUSY_WITHIN = 2
+# Waiting for a disk, of which the kernel says so.
+_AT_DISK = "D"
 
 
 class WaitEnded(BaseException):
@@ -156,21 +160,28 @@ class LoaderWatch:
     @contextmanager
     def _watched(self, look: Callable[[float], None]) -> Iterator[None]:
         self.trouble = None
-        self._since = time.monotonic()
+        self._count_from(time.monotonic())
         self._server = None
-        for process in (*self._processes, self._receivers):
-            process.stopped_since = None
-            process.at_work = self._since
         self._look = look
         try:
             yield
         finally:
             self._look = None
 
+    def _count_from(self, now: float) -> None:
+        self._since = now
+        for process in (*self._processes, self._receivers):
+            process.stopped_since = None
+            process.at_work = now
+
     def _run(self, end: SimpleQueue[None]) -> None:
+        looked = time.monotonic()
         while True:
             with suppress(Empty):
                 return end.get(timeout=LOOK_EVERY_S)
+            before, looked = looked, time.monotonic()
+            if looked - before > _LONGEST_LOOK_S:
+                self._count_from(looked)
             look = self._look
             if look is None:
                 continue
@@ -204,7 +215,7 @@ class LoaderWatch:
             elif self._is_stopped(process, seen.state, now):
                 self._kill(process, "is stopped")
             else:
-                if seen.ticks - process.ticks >= _AT_WORK_TICKS:
+                if seen.ticks - process.ticks >= _AT_WORK_TICKS or seen.state == _AT_DISK:
                     process.at_work = now
                 process.ticks = seen.ticks
                 self._judge(number, process, now)
@@ -253,17 +264,16 @@ class LoaderWatch:
             return
         limits, first = self._limits, self._iterator._rcvd_idx
         quiet = now - max(shown.last_ns / 1e9, self._since)
-        idle = min(quiet, now - process.at_work, now - self._receivers.at_work)
-        if shown.phase == beat.LOADING and quiet >= limits.stall_s:
+        still = min(quiet, now - process.at_work)
+        idle = min(still, now - self._receivers.at_work)
+        too_long = quiet >= _BUSY_WITHIN * limits.stall_s
+        # A large image on a busy machine takes its time to be decoded.
+        if shown.phase == beat.LOADING and (still >= limits.stall_s or too_long):
             text = f"loads, and has given no sign of life for {limits.stall_s:g} s"
             self._kill(process, text, min(pending) - first)
         # The batches of others may have to be received first.
-        elif (
-            shown.phase == beat.IDLE
-            and first in pending
-            and (idle >= limits.lost_s or quiet >= _SENT_WITHIN * limits.stall_s)
-        ):
-            limit_s = min(quiet, idle)
+        elif shown.phase == beat.IDLE and first in pending and (idle >= limits.lost_s or too_long):
+            limit_s = idle if idle >= limits.lost_s else quiet
             self._kill(process, f"is idle, and its batch has not come for {limit_s:.0f} s, so it is lost")
         elif shown.phase == beat.STARTING and idle >= limits.stall_s:
             self._kill(process, f"has not begun to work for {limits.stall_s:g} s")
