@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -388,7 +389,7 @@ def test_a_post_at_which_the_server_itself_fails_costs_neither_the_others_nor_th
 
 
 def test_a_post_at_which_the_connection_always_fails_keeps_no_other_waiting_and_is_kept(
-    rig: Poster, spool: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Poster, spool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("worker.antenna.retrying.FIRST_PAUSE_S", 0.02)
 
@@ -400,11 +401,27 @@ def test_a_post_at_which_the_connection_always_fails_keeps_no_other_waiting_and_
         here = rig(server.base_url)
         for number in range(20):
             here.submit(1, task(number))
+            here.poster.drain()
         here.finish()
+        # Not with each of the others.
+        assert sum("posting again" in r.message for r in caplog.records) <= 5
         asked = [one["reply_subject"] for body in server.bodies() for one in body["results"]]
         assert set(asked) == {f"subject-{n}" for n in range(20)}
         assert all(asked.count(f"subject-{n}") == 1 for n in range(1, 20))
         assert on_disk(spool) == 1
+
+
+def test_why_results_are_not_taken_is_said_again_when_it_changes(
+    rig: Poster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.antenna.retrying.FIRST_PAUSE_S", 0.02)
+    full, page = answer("507 Insufficient Storage", b""), answer("404 Not Found", b"404 page not found")
+    with ScriptedServer(BUSY, full, BUSY, page, full, BUSY) as server:
+        here = rig(server.base_url)
+        here.submit(1, task(1))
+        here.finish()
+    said = [re.sub(r".*result/: ", "", r.message) for r in caplog.records if "posting again" in r.message]
+    assert [text[:3] for text in said] == ["503", "507", "404"]
 
 
 def test_a_server_that_fails_at_everything_turns_no_result_into_an_error(

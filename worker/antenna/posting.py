@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ _MOST_PATIENCE = 4
 # what a proxy says of it.
 _BROKEN = 4
 _BLAMED, _BLAMED_BY_PROXY = 6, 12
+_MOST_CAUSES = 8
 _TICK_S = 0.25
 _IDLE_TICK_S = 60.0
 _END_LIMIT_S = 5.0
@@ -74,6 +76,8 @@ class ResultPoster:
         self._thread: threading.Thread | None = None
         self._taken = 0
         self._level_of_not_ours = logging.WARNING
+        # Said since the server has last taken something.
+        self._causes: set[str] = set()
 
     @property
     def failing(self) -> bool:
@@ -259,8 +263,9 @@ class ResultPoster:
             return self._failed(post, answers, e)
         self._accepted()
         self._taken += 1
-        if self._retries.since is not None:
+        if self._retries.since is not None and self._causes:
             log.info("the server takes results again, after %.0f s", time.monotonic() - self._retries.since)
+            self._causes.clear()
         self._answered(post)
         return None
 
@@ -285,20 +290,27 @@ class ResultPoster:
 
     def _not_taken(self, post: Post, error: UnavailableError) -> Exception | None:
         """Keep all that is pending, and try again later."""
-        is_news = self._retries.since is None
         with self._changed:
             is_too_long = self._retries.failed(error)
         post.tries += 1
         if _may_be_of_the_post(error):
             self._pending.put_last(post)
         self._pending.store_all()
-        if is_news:
+        if self._is_news(post, error):
             kept = f", kept in {self._spool.directory}" if post.file is not None else ""
             log.warning("job %s: results not taken, posting again%s: %s", post.job_id, kept, error)
         if not is_too_long or self._hurry.has_begun or self._only_one_is_broken():
             return None
         log.error("job %s: results of %s tasks given up: %s", post.job_id, len(post.ids), error)
         return error
+
+    def _is_news(self, post: Post, error: UnavailableError) -> bool:
+        """Each cause once until something is taken again; and no more of a post at which only the server fails."""
+        cause = re.sub(r" at 0x[0-9a-f]+|(?<=/jobs)/\d+", "", str(error))
+        if post.broken > _BROKEN or cause in self._causes or len(self._causes) >= _MOST_CAUSES:
+            return False
+        self._causes.add(cause)
+        return True
 
     def _is_to_blame(self, post: Post, error: UnavailableError) -> bool:
         """Whether the server fails, again and again, at this post while it takes others."""
