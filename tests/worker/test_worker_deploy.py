@@ -21,7 +21,8 @@ from worker.settings import WorkerSettings
 
 DEPLOY = Path(__file__).parents[2] / "recipes" / "deploy"
 UNITS = ("ami-worker.service", "ami-worker@.service")
-NOT_AGAIN = {exit_codes.REFUSED, exit_codes.BAD_SETTINGS}
+# And what the command line answers to an option that it does not have.
+NOT_AGAIN = {2, exit_codes.REFUSED, exit_codes.BAD_SETTINGS}
 # Of several workers, until their parent ends them, which takes two signals and a SIGKILL.
 DRAIN_S = drain_limit_s(WorkerSettings()) + 6
 
