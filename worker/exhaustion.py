@@ -66,9 +66,15 @@ def short_of_fds(wanted: int = _WANTED) -> str | None:
 
 
 def behind(error: BaseException) -> str | None:
-    """As `exhausted`; where a call of the network has failed in another way, also by trying."""
+    """As `exhausted`; where a call of the network has failed and does not say by what, also by trying.
+
+    A connection that was refused, reset or too slow had its FD, however few are left.
+    """
     found = exhausted(error)
-    return short_of_fds() if found is None and isinstance(error.__cause__, OSError) else found
+    if found is not None or not isinstance(error.__cause__, OSError):
+        return found
+    says_it = any(isinstance(cause, ConnectionError | TimeoutError) for cause in _chain(error))
+    return None if says_it else short_of_fds()
 
 
 class Shortage:

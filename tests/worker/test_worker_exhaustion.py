@@ -81,6 +81,15 @@ def test_a_name_that_cannot_be_looked_up_for_want_of_fds_is_emfile_and_no_troubl
     assert behind(unknown) is None
 
 
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_a_server_that_is_not_there_is_to_blame_however_few_fds_are_left(left: int) -> None:
+    client = AntennaClient("http://127.0.0.1:9/api/v2", "t")
+    with fds_used_up(left), pytest.raises(UnavailableError, match="ConnectionRefusedError") as refused:
+        client.jobs(["moth_binary"])
+    with fds_used_up(left):
+        assert behind(refused.value) is None
+
+
 def test_an_answer_of_the_server_is_never_for_want_of_fds() -> None:
     with fds_used_up():
         assert behind(UnavailableError("GET /jobs: 503 Service Unavailable")) is None
