@@ -156,14 +156,62 @@ def test_a_connection_that_fails_within_the_body_costs_one_more_try(fetch: Fetch
     assert len(tries) == 2
 
 
-def test_limits_leave_time_for_an_answer_before_the_task_comes_again() -> None:
-    def limits(**settings: str) -> tuple[float, float]:
-        of = ImageLimits.of(read(environ=settings).settings)
-        return of.timeout_s, of.read_timeout_s
+def test_a_store_that_restarts_costs_no_image() -> None:
+    """Neither refused connections nor a proxy that finds nobody behind it, for longer than urllib3 tries."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    said: list[bytes] = []
 
-    assert limits(AMI_VISIBILITY_TIMEOUT_S="30") == (20.0, 10.0)
-    assert limits(AMI_VISIBILITY_TIMEOUT_S="30", AMI_IMAGE_TIMEOUT_S="5") == (5.0, 10.0)
-    assert limits(AMI_VISIBILITY_TIMEOUT_S="0") == (120.0, 30.0)
+    def serve() -> None:
+        time.sleep(1.5)
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            while len(said) < 6:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    busy = head("Content-Length: 0", status="503 Busy")
+                    said.append(head("Content-Length: 2") + b"ok" if len(said) == 5 else busy)
+                    connection.sendall(said[-1])
+
+    threading.Thread(target=serve, daemon=True).start()
+    with image_session(2) as session:
+        image = download(session, f"http://127.0.0.1:{port}/a.jpg", replace(WIDE, patience_s=20.0))
+    assert image == b"ok"
+    assert len(said) == 6
+
+
+def test_once_a_store_was_given_up_its_images_are_waited_for_no_more_until_one_comes(fetch: Fetch) -> None:
+    tries: list[int] = []
+    is_up = threading.Event()
+
+    def speak(connection: socket.socket) -> None:
+        tries.append(1)
+        connection.sendall(head("Content-Length: 2") + b"ok" if is_up.is_set() else head(status="503 Busy"))
+
+    def tried() -> int:
+        before = len(tries)
+        with pytest.raises(DownloadError, match="503 Busy"):
+            fetch(speak, patience_s=3.0)
+        return len(tries) - before
+
+    of_the_session = 3
+    assert tried() > of_the_session
+    assert tried() == of_the_session
+    is_up.set()
+    assert fetch(speak) == b"ok"
+    is_up.clear()
+    assert tried() > of_the_session
+
+
+def test_limits_leave_time_for_an_answer_before_the_task_comes_again() -> None:
+    def limits(**settings: str) -> tuple[float, float, float]:
+        of = ImageLimits.of(read(environ=settings).settings)
+        return of.timeout_s, of.read_timeout_s, of.patience_s
+
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="30") == (20.0, 10.0, 10.0)
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="30", AMI_IMAGE_TIMEOUT_S="5") == (5.0, 10.0, 10.0)
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="6") == (5.0, 5.0, 2.0)
+    assert limits(AMI_VISIBILITY_TIMEOUT_S="0") == (120.0, 30.0, 10.0)
 
 
 def test_a_redirect_to_a_file_is_not_followed(fetch: Fetch) -> None:

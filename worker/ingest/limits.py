@@ -10,19 +10,22 @@ from worker.settings import WorkerSettings
 
 # Less is no time for a download, however soon its task comes again.
 _LEAST_S = 5.0
+_LONGEST_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
     """What one image may cost: bytes of its file, pixels of its picture, seconds of its download.
 
-    `read_timeout_s`: for how long the server may send nothing.
+    `read_timeout_s`: for how long the server may send nothing. `patience_s`: for how long a server that is out of
+    reach is tried again.
     """
 
     max_bytes: int
     max_pixels: int
     timeout_s: float
     read_timeout_s: float = READ_TIMEOUT_S
+    patience_s: float = 0.0
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> ImageLimits:
@@ -33,4 +36,5 @@ class ImageLimits:
             settings.image_max_pixels,
             min(settings.image_timeout_s, max(_LEAST_S, visibility * 2 / 3)),
             min(READ_TIMEOUT_S, max(_LEAST_S, visibility / 3)),
+            min(_LONGEST_PATIENCE_S, visibility / 3),
         )
