@@ -411,6 +411,25 @@ def test_a_post_at_which_the_connection_always_fails_keeps_no_other_waiting_and_
         assert on_disk(spool) == 1
 
 
+def test_a_post_that_is_never_answered_keeps_the_others_waiting_for_one_call_at_a_time(
+    rig: Poster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.antenna.retrying.FIRST_PAUSE_S", 0.02)
+    limits: list[float | None] = []
+    with ScriptedServer(*[silence] * 100) as server:
+        here = rig(server.base_url, limit_s=0.1)
+        post = here.client.post_results
+
+        def seen(job_id: int, results: Any, limit_s: float | None = None) -> int | None:
+            limits.append(limit_s)
+            return post(job_id, results, limit_s)
+
+        monkeypatch.setattr(here.client, "post_results", seen)
+        here.submit(1, task(0))
+        until(lambda: len(limits) >= 7)
+    assert limits[:7] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.1, 0.1, 0.1])
+
+
 def test_why_results_are_not_taken_is_said_again_when_it_changes(
     rig: Poster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -372,7 +372,9 @@ class ResultPoster:
             log.warning("job %s: the server took %s of %s results", post.job_id, taken, len(results))
 
     def _patience(self, post: Post) -> float:
-        return min(self._client.limit_s * (1 + post.tries), self._longest_call_s())
+        # One at which the server fails again and again keeps the others waiting meanwhile: no more than once each.
+        tries = post.tries if post.broken < _BROKEN else 0
+        return min(self._client.limit_s * (1 + tries), self._longest_call_s())
 
     def _longest_call_s(self) -> float:
         return min(_MOST_PATIENCE * self._client.limit_s, max(1.0, self._hurry.left_s()))
