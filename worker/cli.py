@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -58,6 +59,12 @@ def run_command(
 ) -> None:
     """Poll for jobs, work on their images, post the results; until SIGTERM, SIGINT or SIGUSR1.
 
+    \b
+    Examples:
+      ami worker run
+      ami worker run --env-file /etc/ami-worker/worker.env
+      AMI_PIPELINES=moth_binary ami worker run --once
+
     Exit codes: 0 drained as told, 69 server unreachable for too long, 70 internal error or hang, 75 drained, and
     a new process is wanted, 77 refused by the server (401 or 403), 78 bad settings or model files. Of several
     workers (AMI_INSTANCES) the highest counts.
@@ -66,7 +73,10 @@ def run_command(
     loaded = _read_or_exit(env_file)
     token = loaded.settings.antenna_api_auth_token.get_secret_value()
     logs.to_stderr(log_level, loaded.settings.worker_log_format, secrets=[token])
+    from worker.settings_report import in_effect
+
     _say_remarks(loaded)
+    logging.getLogger(__name__).info("amidiag %s, %s", metadata.version("amidiag"), in_effect(loaded))
     _start_several(loaded.settings, ends_by_itself=once or max_polls is not None)
     if loaded.settings.diag_trace:
         _trace()

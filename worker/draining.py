@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
 import threading
 import time
 import weakref
+from contextlib import suppress
 from types import FrameType, TracebackType
 
-from worker import poking
+from worker import exit_codes, poking
 from worker.guard.leaving import kill_descendants
+
+log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 POKE_EVERY_S = 0.05
@@ -112,15 +116,28 @@ class Drain:
                     self._told(number)
 
     def _told(self, number: int) -> None:
+        name = signal.Signals(number).name
         if self.requested:
+            log.error("%s, the second signal: ended at once, what is in hand is left to the server", name)
             kill_descendants()
             os._exit(128 + number)
         self.requested = True
+        log.info(
+            "%s: the batch in hand is finished and posted; a second signal ends the worker at once", name
+        )
 
     def _on_poke(self) -> None:
         if self.requested and self._waiting:
             self._waiting = False
             raise StopWaiting
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """A handler for the seconds before `Drain.install`: nothing is in hand yet, so this is a drain too."""
+    # The line that it interrupts may be one of the log.
+    with suppress(RuntimeError):
+        log.info("%s before anything was begun: ended", signal.Signals(number).name)
+    os._exit(exit_codes.DRAINED)
 
 
 def _left_to_the_thread(number: int, frame: FrameType | None) -> None:

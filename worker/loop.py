@@ -103,6 +103,7 @@ class Worker:
         log.info("a new process takes over at: %s", self._recycler.why)
         self._recycle: str | None = None
         self._jobs = 0
+        self._said_idle_at = -1
         self._footprint = Footprint()
         spool = Spool.of(settings)
         log.info("%s", spool.why)
@@ -256,6 +257,9 @@ class Worker:
     def _rest(self) -> None:
         self._page.state("idle")
         if not self._reach.failing:
+            if self._said_idle_at != self._jobs:
+                log.info("the server has no task now, %s jobs done: waiting for the next", self._jobs)
+            self._said_idle_at = self._jobs
             self._say(f"waiting for jobs; {self._jobs} done")
         wanted = self._settings.antenna_idle_sleep_seconds
         seconds = max(self._reach.pause(wanted), self._takes.pause(wanted))

@@ -57,6 +57,13 @@ def remarks(loaded: Loaded) -> list[str]:
     return unused + [str(u) for u in loaded.unknown]
 
 
+def in_effect(loaded: Loaded) -> str:
+    """What is set otherwise than by default, and where, in one line for the log."""
+    changed = [row for row in rows(loaded) if row.source != "default"]
+    said = [f"{row.name}={as_text(row.value)} ({row.source})" for row in changed]
+    return f"settings: {', '.join(said) or 'the defaults'}"
+
+
 def env_example() -> str:
     """The text of `.env.example`: every setting, documented, commented out at its default."""
     parts = [ENV_EXAMPLE_HEAD]

@@ -158,9 +158,11 @@ class Visit:
         of_device = device_error(error.__cause__) if error.__cause__ is not None else None
         if of_device is not None:
             raise of_device from error
-        log.error("job %s: the loader failed: %s", self._job_id, error)
         self.tally.exhausted = error.exhausted
+        held = self._source.in_flight
         given_up = self._source.loader_died(error.suspect)
+        again = f"; {held - len(given_up)} tasks of it are loaded again" if held else ""
+        log.error("job %s: the loader failed: %s%s", self._job_id, error, again)
         late = self._source.leave_overdue()
         if late:
             are = "task is" if late == 1 else "tasks are"

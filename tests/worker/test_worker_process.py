@@ -78,6 +78,22 @@ def test_sigterm_finishes_the_batch_in_hand_posts_it_and_ends_with_0(
         assert "left to the server's redelivery" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_the_first_seconds_is_a_drain_too(
+    server: AntennaServer, start: Start, number: signal.Signals
+) -> None:
+    """While torch is imported there is no drain yet, and the signal's own way would look like a crash."""
+    process = start("run", server=server, AMI_NUM_WORKERS=2)
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(number)
+    code, _, err = ended(process)
+    assert "AMI_NUM_WORKERS=2 (environment)" in first
+    assert "AMI_ANTENNA_API_AUTH_TOKEN=********" in first
+    assert code == 0
+    assert number.name in err
+
+
 def test_ctrl_c_for_the_whole_group_drains_too(server: AntennaServer, start: Start) -> None:
     (good,) = traps(1)
     server.add_job(job(*traps(4), ImageSpec(good, slow_s=3)))

@@ -93,6 +93,11 @@ class JobSource:
         self.error: AntennaError | None = None
         self.reserved = 0
 
+    @property
+    def in_flight(self) -> int:
+        """How many tasks the loader holds."""
+        return sum(len(request.tasks) for request in self._in_flight)
+
     def look(self) -> bool:
         """Reserve the first tasks, before a loader is built for them. Returns whether there are any."""
         self._fill(self._tuner.batch_size())
