@@ -70,6 +70,8 @@ def run_command(
     workers (AMI_INSTANCES) the highest counts.
     """
     _log_to_stderr(log_level)
+    for number in SIGNALS:
+        signal.signal(number, end_at_once)
     loaded = _read_or_exit(env_file)
     token = loaded.settings.antenna_api_auth_token.get_secret_value()
     logs.to_stderr(log_level, loaded.settings.worker_log_format, secrets=[token])
