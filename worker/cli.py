@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import socket
 import sys
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import typer
 
 from worker import exit_codes, logs
 from worker.cpu import wait_passively
+from worker.draining import SIGNALS, end_at_once
 
 if TYPE_CHECKING:
     from amidiag.model import SettingsData, TuneData
