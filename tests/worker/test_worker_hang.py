@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,24 @@ def test_a_batch_that_cannot_be_sent_is_lost_and_its_process_killed(
     assert failed.value.suspect is None
     loader.begin(Given(*tasks))
     assert all_of(loader) == 3
+
+
+def test_a_request_that_does_not_arrive_is_not_taken_for_a_batch_that_was_lost(
+    forked: Loader, tasks: list[Task]
+) -> None:
+    forked._watch._limits = WatchLimits(stall_s=2, lost_s=0.5, build_s=60)
+    forked.begin(Given(*tasks))
+    assert all_of(forked) == 3
+    # Held by the worker itself: the process waits for the next request.
+    held = forked._iterator._index_queues[0]._wlock
+    held.acquire()
+    forked.begin(Given(*tasks))
+    with pytest.raises(LoaderError, match="has not begun with what it was asked for 2 s ago") as failed:
+        forked.next()
+    held.release()
+    assert failed.value.suspect is None
+    forked.begin(Given(*tasks))
+    assert all_of(forked) == 3
 
 
 def test_a_process_that_hangs_at_an_image_is_killed_and_the_image_known(
@@ -519,3 +539,23 @@ def test_a_worker_that_is_stopped_and_goes_on_finishes_its_job(server: AntennaSe
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert server.state().results == 12
+
+
+def test_processes_that_are_killed_leave_no_directories_behind(
+    server: AntennaServer, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        monkeypatch.setattr(util, "_remove_temp_dir", lambda *args: None)
+        monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "tempdir", None)
+        with Loader(settings_for(server)) as loader:
+            for _ in range(3):
+                loader.begin(Given(*tasks))
+                assert all_of(loader) == 3
+                loader.processes[0].kill()
+                loader.processes[0].join()
+            assert len(list(Path(place).iterdir())) == 1
+            # As a cleaner of /tmp would.
+            shutil.rmtree(next(Path(place).iterdir()))
+            loader.begin(Given(*tasks))
+            assert all_of(loader) == 3

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from worker.exhaustion import exhausted
-from worker.ingest import child_deaths, torch_atexit
+from worker.ingest import child_deaths, socket_directory, torch_atexit
 from worker.ingest.batch import Batch
 from worker.ingest.beat import Beats
 from worker.ingest.dataset import ImageDataset, collate
@@ -156,6 +156,7 @@ class Loader:
             self._built()
         if self._settings.num_workers:
             self._watch.start()
+            socket_directory.make_sure()
         with self._watch.building():
             self._iterator = iter(self._loader)
         child_deaths.hold_back()

@@ -272,9 +272,14 @@ class LoaderWatch:
             text = f"loads, and has given no sign of life for {limits.stall_s:g} s"
             self._kill(process, text, min(pending) - first)
         # The batches of others may have to be received first.
-        elif shown.phase == beat.IDLE and first in pending and (idle >= limits.lost_s or too_long):
-            limit_s = idle if idle >= limits.lost_s else quiet
-            self._kill(process, f"is idle, and its batch has not come for {limit_s:.0f} s, so it is lost")
+        elif shown.phase == beat.IDLE and first in pending:
+            # Requests go to the processes in turn, and each works on its own in order.
+            if shown.finished <= first // len(self._processes):
+                if idle >= limits.stall_s or too_long:
+                    self._kill(process, f"has not begun with what it was asked for {limits.stall_s:g} s ago")
+            elif idle >= limits.lost_s or too_long:
+                limit_s = idle if idle >= limits.lost_s else quiet
+                self._kill(process, f"is idle, and its batch has not come for {limit_s:.0f} s, so it is lost")
         elif shown.phase == beat.STARTING and idle >= limits.stall_s:
             self._kill(process, f"has not begun to work for {limits.stall_s:g} s")
 
