@@ -72,7 +72,11 @@ class Program:
                 stderr=log,
                 start_new_session=True,
             )
-        self.pid = self._started(command)
+        try:
+            self.pid = self._started(command)
+        except KeyboardInterrupt:
+            self._end_keeper()
+            raise
 
     def _words(self, command: tuple[str, ...], faults: tuple[str, ...]) -> list[str]:
         found = _which(command[0])

@@ -16,6 +16,7 @@ from amidiag.soak.chaos.outcome import Outcome, outcome
 from amidiag.soak.chaos.scene import Scene
 from amidiag.soak.chaos.supervised import Supervised
 from amidiag.soak.faults.on_demand import TRIGGERS
+from amidiag.soak.program import ProgramError
 from amidiag.soak.traps import BROKEN_KINDS, TrapSpec
 
 PIPELINES = ("moth_binary", "trap_species")
@@ -55,7 +56,8 @@ class Day:
     """What became of it all. `ends` are the exit statuses of the worker's lives, the last one included.
 
     `explained` are lost images each of whose deliveries has an excuse; `unexplained` are the stories of the
-    others, with what happened meanwhile. `left`: what was still there when it was over, and should not be.
+    others, with what happened meanwhile. `problems`: per job, how many images had what happen to them that must not.
+    `left`: what was still there when it was over, and should not be.
     """
 
     plan: Plan
@@ -66,6 +68,7 @@ class Day:
     differing: int = 0
     explained: int = 0
     unexplained: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     longest_silence_s: float = 0.0
     seconds: float = 0.0
@@ -102,8 +105,8 @@ def plan(
     return Plan(seed, context, seconds, images_per_job, tuple(events), stretch)
 
 
-def run(day: Plan, directory: Path, listener: Callable[[str], None]) -> Day:
-    """Live through it.
+def run(day: Plan, directory: Path, listener: Callable[[str], None], became: Day | None = None) -> Day:
+    """Live through it. `became` is filled with what came of it, also where it ends early by an exception.
 
     Raises:
         ProgramError: the worker could not be started, or ended so that no supervisor would start it again.
@@ -126,8 +129,9 @@ def run(day: Plan, directory: Path, listener: Callable[[str], None]) -> Day:
             within=private_shm.within(_SHM_BYTES),
         ) as worker,
     ):
-        scene = Scene(server, worker, triggers, random.Random(f"{day.seed}/{day.context}/acts"), day.stretch)
-        return _Course(day, scene, listener).run()
+        rng = random.Random(f"{day.seed}/{day.context}/acts")
+        with Scene(server, worker, triggers, rng, day.stretch) as scene:
+            return _Course(became or Day(day), scene, listener).run()
 
 
 def _settings(day: Plan, base_url: str, triggers: Path) -> dict[str, str]:
@@ -148,22 +152,35 @@ def _settings(day: Plan, base_url: str, triggers: Path) -> dict[str, str]:
 class _Course:
     """One day as it runs."""
 
-    def __init__(self, plan: Plan, scene: Scene, listener: Callable[[str], None]) -> None:
-        self._plan = plan
+    def __init__(self, day: Day, scene: Scene, listener: Callable[[str], None]) -> None:
+        self._plan = plan = day.plan
         self._scene = scene
         self._say = listener
-        self._day = Day(plan)
+        self._day = day
         self._images = random.Random(f"{plan.seed}/{plan.context}/images")
         self._jobs: list[int] = []
         self._answered = 0
         self._last_answer = 0.0
         self._looked = 0.0
+        self._began = 0.0
 
     def run(self) -> Day:
         """Until every job is complete, or the time for that is over."""
+        try:
+            self._live()
+            self._end_worker()
+        except (KeyboardInterrupt, ProgramError):
+            self._count()
+            raise
+        self._count()
+        self._find_fault()
+        return self._day
+
+    def _live(self) -> None:
+        self._began = time.monotonic()
         self._add_job()
         self._scene.until(rounds.START_LIMIT_S, self._has_answers)
-        began = self._last_answer = time.monotonic()
+        began = self._began = self._last_answer = time.monotonic()
         again: deque[str] = deque()
         for at, name in self._plan.events:
             self._work_until(began + at)
@@ -178,9 +195,6 @@ class _Course:
         self._scene.server.clear_faults()
         self._say("no more jobs; waiting for what is under way")
         self._scene.until(_END_LIMIT_S, self._all_complete)
-        self._day.seconds = time.monotonic() - began
-        self._judge()
-        return self._day
 
     def _add_job(self) -> None:
         pipeline = PIPELINES[len(self._jobs) % len(PIPELINES)]
@@ -229,23 +243,45 @@ class _Course:
         state = self._scene.server.state([])
         return state.waiting == 0 and state.reserved == 0
 
-    def _judge(self) -> None:
-        day, server, worker = self._day, self._scene.server, self._scene.worker
+    def _end_worker(self) -> None:
+        worker = self._scene.worker
+        self._day.seconds = time.monotonic() - self._began
         if not worker.alive:
             self._scene.until(rounds.START_LIMIT_S, lambda: worker.alive)
         worker.stop()
-        day.ends = [life.status for life in worker.lives if life.status is not None]
-        if day.ends[-1] != 0:
-            day.left.append(f"the worker ended with {day.ends[-1]} when it was told to drain")
-        day.left += [f"spooled: {path.name}" for path in worker.spool.rglob("*.json")]
+
+    def _count(self) -> None:
+        """What has become of the worker and of every image, so far."""
+        day, server = self._day, self._scene.server
+        day.seconds = day.seconds or time.monotonic() - self._began
+        day.ends = [life.status for life in self._scene.worker.lives if life.status is not None]
         day.jobs = len(self._jobs)
         for job in self._jobs:
             became = outcome(server, job)
             day.total += became
-            for story in server.stories(job):
-                day.differing += story.differing
+            stories = server.stories(job)
+            day.differing += sum(story.differing for story in stories)
+            unexplained = len(day.unexplained)
+            for story in stories:
                 if story.fate == "lost":
                     self._explain(job, story)
+            problems = {
+                "lost, which the queue's own rules do not explain": len(day.unexplained) - unexplained,
+                "answered twice, differently": sum(story.differing > 0 for story in stories),
+                f"intact and answered as an error ({'; '.join(became.said)})": became.errors,
+                "still open at the end": became.open,
+            }
+            day.problems += [
+                f"job {job}: {n} image{'s' if n > 1 else ''} {what}" for what, n in problems.items() if n
+            ]
+
+    def _find_fault(self) -> None:
+        """What is not as it should be though nothing interrupted the day."""
+        day, worker = self._day, self._scene.worker
+        if day.ends[-1] != 0:
+            ended = rounds.how_it_ended(day.ends[-1])
+            day.left.append(f"the worker ended with {ended} when it was told to drain")
+        day.left += [f"results still in the spool: {path.name}" for path in worker.spool.rglob("*.json")]
         if not day.good:
             day.log = worker.log_since({})
 
@@ -274,4 +310,4 @@ def _image(rng: random.Random) -> TrapSpec:
 
 def ends_in_words(ends: Sequence[int]) -> Mapping[str, int]:
     """How often the worker ended in which way."""
-    return Counter(f"signal {-status}" if status < 0 else f"code {status}" for status in ends)
+    return Counter(rounds.how_it_ended(status) for status in ends)

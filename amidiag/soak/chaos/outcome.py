@@ -36,6 +36,21 @@ class Outcome:
         """Every image was answered once, and none as an error for nothing."""
         return self.once == self.images and not self.errors
 
+    @property
+    def words(self) -> str:
+        """For people: "20 images: 18 answered once, 2 lost"."""
+        counts = (
+            (self.lost, "lost"),
+            (self.open, "still open"),
+            (self.twice, "answered twice"),
+            (self.errors, "intact and answered as an error"),
+            (self.redelivered, "handed out again"),
+        )
+        said = "".join(f", {count} {what}" for count, what in counts if count)
+        quoted = "".join(f" ({text})" for text in self.said)
+        once = "all answered once" if self.once == self.images else f"{self.once} answered once"
+        return f"{self.images} images: {once}{said}{quoted}"
+
 
 def outcome(server: AntennaServer, job_id: int) -> Outcome:
     """Ask the server. `said` are the texts of undeserved errors, each once."""

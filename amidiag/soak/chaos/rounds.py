@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -57,13 +57,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Moment:
-    """One strike by `fault`. `at`: where in an undisturbed job, from 0 to 1. Times in seconds.
+    """One strike by `fault` in the job `job`. `at`: where in an undisturbed job, from 0 to 1. Times in seconds.
 
     `recovery_s` is the longest time without an answer from the strike to the end of the job, None where the
-    strike's moment never came; `whole_s` from the strike to the end. `log`: what the worker said, of a failure.
+    strike's moment never came; `whole_s` from the strike to the end. `restarts`: the exit statuses of the lives
+    that ended meanwhile. `log`: what the worker said, of a failure.
     """
 
     fault: str
+    job: int
     at: float
     struck: bool
     recovery_s: float | None
@@ -77,6 +79,25 @@ class Moment:
     def good(self) -> bool:
         """Nothing lost, nothing twice, no error for nothing, and it did not hang."""
         return self.outcome.good and not self.hung
+
+    @property
+    def words(self) -> str:
+        """For people: where it struck, what it cost, what became of the images and of the worker."""
+        if self.struck:
+            recovery = (
+                "no answer any more" if self.recovery_s is None else f"recovered in {self.recovery_s:.2f} s"
+            )
+            said = f"struck at {self.at:.0%}, {recovery}"
+        else:
+            said = "its moment did not come"
+        ends = "".join(f"; the worker ended with {how_it_ended(status)}" for status in self.restarts)
+        hung = "; IT HUNG" if self.hung else ""
+        return f"{said}; job {self.job}, {self.outcome.words}{ends}{hung}"
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words: negative for a signal."""
+    return f"signal {-status}" if status < 0 else f"code {status}"
 
 
 Listener = Callable[[Moment], None]
@@ -118,6 +139,7 @@ def run(cell: Cell, faults: Sequence[str], seed: int, directory: Path, listener:
 
     Raises:
         ProgramError: the worker could not be started, or ended so that no supervisor would start it again.
+        TimeoutError: it does not finish a job to which nothing happens.
         NoNamespaceError: this host gives it no /dev/shm of its own.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -133,8 +155,8 @@ def run(cell: Cell, faults: Sequence[str], seed: int, directory: Path, listener:
             directory,
             within=private_shm.within(_SHM_BYTES),
         ) as worker,
+        Scene(server, worker, triggers, rng) as scene,
     ):
-        scene = Scene(server, worker, triggers, rng)
         usual = _usual(scene, cell)
         done: list[Moment] = []
         for fault in faults:
@@ -185,14 +207,14 @@ def _moment(scene: Scene, cell: Cell, fault: str, usual: float) -> Moment:
         if struck is not None or hung or not became.good:
             break
     restarts = tuple(life.status for life in scene.worker.lives[lives - 1 :] if life.status is not None)
-    moment = Moment(fault, at, struck is not None, recovery, whole, became, restarts, hung)
+    moment = Moment(fault, job, at, struck is not None, recovery, whole, became, restarts, hung)
     if moment.good:
         return moment
     log = [line for line in scene.worker.log_since(mark) if any(word in line for word in _TELLING)][-30:]
     if hung:
         log += stacks(scene.worker.tree())
         _give_up(scene)
-    return Moment(fault, at, struck is not None, recovery, whole, became, restarts, hung, tuple(log))
+    return replace(moment, log=tuple(log))
 
 
 def _between_jobs(scene: Scene, cell: Cell) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from amidiag.soak.antenna import AntennaServer
 from amidiag.soak.chaos.supervised import Supervised
@@ -16,8 +17,10 @@ TICK_S = 0.02
 
 @dataclass
 class Scene:
-    """One worker on one server. `triggers`: where a file asks for a fault that was armed in the loader processes;
-    `stretch`: by how much what lasts is longer or shorter than it says.
+    """One worker on one server; a context manager, at whose end nothing is due any more.
+
+    `triggers`: where a file asks for a fault that was armed in the loader processes; `stretch`: by how much what
+    lasts is longer or shorter than it says.
     """
 
     server: AntennaServer
@@ -26,6 +29,14 @@ class Scene:
     rng: random.Random
     stretch: float = 1.0
     _due: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
 
     def tick(self) -> None:
         """Do what is due, let the supervisor look, and wait a moment."""
