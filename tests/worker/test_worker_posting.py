@@ -647,3 +647,34 @@ def test_to_post_much_is_no_hang_as_long_as_the_server_takes_it_and_one_that_tak
         assert marks.count("posting results") >= 4
         assert healthy == [False]
         assert (page.read() or {})["health"]["ok"]
+
+
+def test_results_that_were_left_and_that_the_server_fails_at_keep_no_worker_from_its_work(
+    rig: Poster, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several that none of them can do without the others: what is new goes first, and shows whose fault it is."""
+    monkeypatch.setattr("worker.antenna.retrying.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("worker.antenna.retrying.LONGEST_PAUSE_S", 0.05)
+
+    def judge(sock: Any) -> bool:
+        subjects = {one["reply_subject"] for one in server.requests[-1].body["results"]}
+        return (reset if subjects & {"subject-0", "subject-1"} else answer())(sock)
+
+    with ScriptedServer(*[judge] * 10_000) as server:
+        here = rig(server.base_url)
+        for number in range(2):
+            subject = f"subject-{number}"
+            here.spool.keep(
+                KeptPost(1, time.time(), (KeptAnswer(f"task-{number}", subject, {"error": "x"}),))
+            )
+        here.close()
+        after = rig(server.base_url)
+        assert after.poster.take_left() == 2
+        for number in range(2, 6):
+            after.poster.drain()
+            assert not after.poster.failing
+            after.submit(1, task(number))
+        after.finish()
+        asked = [one["reply_subject"] for body in server.bodies() for one in body["results"]]
+        assert [asked.count(f"subject-{n}") for n in range(2, 6)] == [1] * 4
+        assert on_disk(spool) == 2

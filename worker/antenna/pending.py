@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,9 +82,13 @@ class Pending:
         """Whether memory may take one more."""
         return sum(post.answers is not None for post in self) < self._max_pending
 
-    def add(self, posts: Iterable[Post]) -> None:
+    def add(self, post: Post) -> None:
         """Behind what is there."""
-        self._posts.extend(posts)
+        self._posts.append(post)
+
+    def add_first(self, post: Post) -> None:
+        """Before what is there."""
+        self._posts.appendleft(post)
 
     def put_last(self, post: Post) -> None:
         """Let the others go first."""

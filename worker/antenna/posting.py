@@ -82,7 +82,7 @@ class ResultPoster:
     @property
     def failing(self) -> bool:
         """Whether the server does not take results now: then no more work is to be taken on."""
-        return self._retries.since is not None and not self._only_one_is_broken()
+        return self._retries.since is not None and not self._only_broken()
 
     def take_left(self) -> int:
         """Take over what earlier workers have left in the spool, to be posted before anything else. How many tasks."""
@@ -113,11 +113,11 @@ class ResultPoster:
             self._make_room(post)
             with self._changed:
                 self._raise_failure()
-                broken = self._pending.first if self._only_one_is_broken() else None
-                self._pending.add([post])
-                if broken is not None:
-                    self._pending.put_last(broken)
+                if self._only_broken():
+                    self._pending.add_first(post)
                     self._retries.hasten()
+                else:
+                    self._pending.add(post)
                 self._changed.notify_all()
         except BaseException:
             self._pending.store(post)
@@ -191,17 +191,14 @@ class ResultPoster:
         return self._hurry.left_s() <= 0 or self._retries.is_hopeless(self._hurry.end)
 
     def _is_awaited(self) -> bool:
-        return bool(self._pending) and not self._only_one_is_broken()
+        return bool(self._pending) and not self._only_broken()
 
-    def _only_one_is_broken(self) -> bool:
-        """Whether all that is pending is one post that the server fails at: its fault or the post's, the next
-        post will tell."""
-        first = self._pending.first
-        return (
-            first is not None
-            and len(self._pending) == 1
-            and first.broken >= _BROKEN
-            and first.taken == self._taken
+    def _only_broken(self) -> bool:
+        """Whether all that is pending is one post that the server fails at, or such posts of earlier workers: its
+        fault or theirs, the next post will tell."""
+        posts = list(self._pending)
+        return (len(posts) == 1 or (len(posts) > 1 and all(post.left for post in posts))) and all(
+            post.broken >= _BROKEN and post.taken == self._taken for post in posts
         )
 
     def _say_what_is_left(self) -> None:
@@ -299,7 +296,7 @@ class ResultPoster:
         if self._is_news(post, error):
             kept = f", kept in {self._spool.directory}" if post.file is not None else ""
             log.warning("job %s: results not taken, posting again%s: %s", post.job_id, kept, error)
-        if not is_too_long or self._hurry.has_begun or self._only_one_is_broken():
+        if not is_too_long or self._hurry.has_begun or self._only_broken():
             return None
         log.error("job %s: results of %s tasks given up: %s", post.job_id, len(post.ids), error)
         return error
