@@ -45,6 +45,8 @@ from worker.visit import Tally, Visit
 
 log = logging.getLogger(__name__)
 
+# Their files may have to come over a network first.
+MODELS_LIMIT_S = 600.0
 _FAILED_VISITS = 5
 _NOT_TAKEN = "the server does not take results"
 _ASKING, _TAKING, _LOADING = "asking for jobs", "taking tasks", "loading images"
@@ -320,6 +322,7 @@ class Worker:
             first_task=lambda: self._began(job),
             stager=self._stager,
             hold=self._takes_no_more,
+            asking=lambda: self._watchdog.at(f"asking for tasks of job {job.id}"),
         )
 
     def _takes_no_more(self) -> bool:
@@ -346,10 +349,12 @@ class Worker:
         )
         tally = visit.run()
         if not self._drain.requested:
+            self._watchdog.at(f"caches of job {job.id}", loader.longest_wait_s + self._settings.watchdog_s)
             try:
                 self._caches.end_of_job(job.id, loader)
             except LoaderError as e:
                 log.warning("job %s: the caches of the loader could not be emptied: %s", job.id, e)
+            self._watchdog.at(f"job {job.id}")
             self._give_back(loader)
         return tally
 
@@ -375,7 +380,7 @@ class Worker:
             log.warning(
                 "job %s: image %s is answered as an error: %s", job.id, failure.task.image_id, failure.error
             )
-        answers = answer(batch, lambda: self._load(job.pipeline_slug), self._device, self._pass_sizes)
+        answers = answer(batch, lambda: self._pipeline(job), self._device, self._pass_sizes)
         self._page.count("batches")
         self._page.count("images", len(answers))
         self._caches.seen(batch.report)
@@ -388,6 +393,12 @@ class Worker:
         self._page.state("job")
         self._watchdog.at(f"job {job.id}")
         return len(answers), sum("error" in a.result for a in answers)
+
+    def _pipeline(self, job: Job) -> Pipeline:
+        self._watchdog.at("loading models", MODELS_LIMIT_S + self._settings.watchdog_s)
+        pipeline = self._load(job.pipeline_slug)
+        self._watchdog.at(f"a batch of job {job.id}")
+        return pipeline
 
     def _finish(self, job: Job, source: JobSource, tally: Tally, seconds: float) -> None:
         """Wait until every result is in, and say what became of the job."""

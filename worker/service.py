@@ -18,7 +18,7 @@ from worker.guard.leaving import leave_within
 from worker.guard.watchdog import Watchdog
 from worker.ingest.loader import pins_memory
 from worker.instances import listen_to_parent
-from worker.loop import Worker
+from worker.loop import MODELS_LIMIT_S, Worker
 from worker.metrics import served
 from worker.pipelines import Pipeline
 from worker.pipelines.device import DeviceError, device_error, is_out_of_memory
@@ -33,8 +33,6 @@ from worker.settings import SettingsError, WorkerSettings, public
 from worker.systemd import Notifier
 
 log = logging.getLogger(__name__)
-
-_MODELS_LIMIT_S = 600.0
 
 
 def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
@@ -80,7 +78,7 @@ def run(settings: WorkerSettings, max_polls: int | None = None) -> int:
 
     def work() -> str | None:
         nonlocal worker
-        watchdog.at("loading models", _MODELS_LIMIT_S + settings.watchdog_s)
+        watchdog.at("loading models", MODELS_LIMIT_S + settings.watchdog_s)
         _try_models(specs, resident)
         worker = Worker(
             settings,

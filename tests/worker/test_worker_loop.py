@@ -95,6 +95,28 @@ def test_one_loader_serves_all_jobs_unless_each_is_to_have_its_own(
     assert (counters(page).jobs, counters(page).loaders) == (4, loaders)
 
 
+def test_the_watchdog_gives_a_model_time_to_be_loaded_in_a_job_and_each_reservation_its_own(
+    server: AntennaServer, worker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add_job(job(*traps(3)))
+    running = worker(server, AMI_ANTENNA_API_BATCH_SIZE=1)
+    marks: dict[str, list[Any]] = {"load": [], "reserve": []}
+
+    def noted(kind: str, call: Any) -> Any:
+        def noting(*args: Any) -> Any:
+            marks[kind].append(running._watchdog._mark)
+            return call(*args)
+
+        return noting
+
+    monkeypatch.setattr(running, "_load", noted("load", running._load))
+    monkeypatch.setattr(running._client, "reserve", noted("reserve", running._client.reserve))
+    running.run(max_polls=1)
+    assert {(mark.what, mark.limit_s > 600) for mark in marks["load"]} == {("loading models", True)}
+    assert {mark.what for mark in marks["reserve"]} == {"asking for tasks of job 1"}
+    assert len({mark.since for mark in marks["reserve"]}) == len(marks["reserve"]) > 2
+
+
 def test_polls_that_find_no_job_build_nothing(server: AntennaServer, worker: Make, page: StatusPage) -> None:
     worker(server).run(max_polls=3)
     assert counters(page) == Counters(polls=3)

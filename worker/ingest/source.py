@@ -72,8 +72,12 @@ class JobSource:
         first_task: Callable[[], None],
         stager: Stager | None = None,
         hold: Callable[[], bool] = lambda: False,
+        asking: Callable[[], None] = lambda: None,
     ) -> None:
-        """`hold`: whether no more tasks are to be reserved now; those that were are worked on."""
+        """`hold`: whether no more tasks are to be reserved now; those that were are worked on.
+
+        `asking`: called before each reservation: of a slow server many in a row take long.
+        """
         self._client = client
         self._journal = journal
         self._tuner = tuner
@@ -83,6 +87,7 @@ class JobSource:
         self._first_task = first_task
         self._stager = stager
         self._hold = hold
+        self._asking = asking
         self._pending: deque[Task] = deque()
         # To be loaded one by one: a loader process died with one of them.
         self._alone: deque[Task] = deque()
@@ -201,6 +206,7 @@ class JobSource:
         return max(min(ask, room), int(idle))
 
     def _reserve(self, count: int) -> list[Task]:
+        self._asking()
         try:
             with self._drain.interruptible():
                 offered = self._client.reserve(self._job_id, count)
