@@ -94,7 +94,8 @@ class Watchdog:
                 now = time.monotonic()
             if mark is not self._mark:
                 mark, at_it, seen = self._mark, 0.0, max(seen, self._mark.since)
-            gone, computed = min(now - seen, _LONGEST_LOOK_S), _used_by_main() - used
+            gone, computed = now - seen, _used_by_main() - used
+            gone = gone if gone <= _LONGEST_LOOK_S else LOOK_EVERY_S
             at_it += gone * _WEIGHT_OF_WORK if computed > gone * _AT_WORK else gone
             seen, used = now, used + computed
             if at_it > mark.limit_s:
