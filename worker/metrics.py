@@ -9,9 +9,10 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amidiag.target.status_page import COUNTERS, STATES, StatusPage
 from worker.guard.use import Use, use_of
@@ -96,7 +97,11 @@ class Exposition:
     def health(self) -> Answer:
         """200 where the worker can do its work, else 503; null where there is no status page to say it."""
         said = self._page.read()
-        health = {"ok": None, "why": self._page.error, "since": None} if said is None else said["health"]
+        health: dict[str, Any] = {"ok": None, "why": self._page.error, "since": None}
+        if said is not None:
+            # The form in which `amidiag` shows it.
+            since = datetime.fromtimestamp(said["health"]["since"], UTC).isoformat(timespec="seconds")
+            health = {**said["health"], "since": since}
         body = json.dumps(health).encode() + b"\n"
         return Answer(503 if health["ok"] is False else 200, "application/json", body)
 

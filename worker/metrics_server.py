@@ -152,12 +152,16 @@ class _Request(socketserver.BaseRequestHandler):
     def _answer(self, line: list[str]) -> Answer:
         if line[0] not in ("GET", "HEAD"):
             return _said(HTTPStatus.METHOD_NOT_ALLOWED)
-        page = self.server.pages.get(line[1].split("?")[0])
-        return _said(HTTPStatus.NOT_FOUND) if page is None else page()
+        path = line[1].split("?")[0]
+        page = self.server.pages.get(path)
+        if page is not None:
+            return page()
+        there_is = "There is: " + ", ".join(self.server.pages)
+        return _said(HTTPStatus.OK, there_is) if path == "/" else _said(HTTPStatus.NOT_FOUND)
 
 
-def _said(status: HTTPStatus) -> Answer:
-    return Answer(status, "text/plain; charset=utf-8", f"{status.phrase}\n".encode())
+def _said(status: HTTPStatus, text: str = "") -> Answer:
+    return Answer(status, "text/plain; charset=utf-8", f"{text or status.phrase}\n".encode())
 
 
 def _bound(kind: type[_Server4], address: tuple[str, int], pages: Pages) -> _Server4:

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,17 @@ def test_health_is_a_status_code(page: StatusPage, port: int) -> None:
         page.health(False, "hangs at a batch")
         status, text = _get(port, "/health")
         assert status == 503
-        assert json.loads(text)["why"] == "hangs at a batch"
+        said = json.loads(text)
+        assert said["why"] == "hangs at a batch"
+        # With its zone, to the second, as `amidiag fds --json` has it.
+        assert said["since"].endswith("+00:00")
+        assert 0 <= time.time() - datetime.fromisoformat(said["since"]).timestamp() < LIMIT_S
         assert _samples(port)["healthy", ""] == 0
+
+
+def test_the_root_says_what_there_is(page: StatusPage, port: int) -> None:
+    with served(_settings(port), page):
+        assert _get(port, "/") == (200, "There is: /metrics, /health\n")
         assert _get(port, "/other")[0] == 404
 
 
