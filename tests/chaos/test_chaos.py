@@ -16,7 +16,7 @@ from amidiag.soak.chaos.strikes import STRIKES
 @pytest.mark.timeout(900)
 def test_every_fault_of_a_loader_process_costs_no_image(tmp_path: Path) -> None:
     said: list[Moment] = []
-    moments = rounds.run(Cell("fork", images=20), list(STRIKES), 6, tmp_path, said.append)
+    moments = rounds.run(Cell("fork", images=24), list(STRIKES), 6, tmp_path, said.append)
 
     bad = [moment for moment in moments if not moment.good]
     assert not bad, "\n".join([*map(repr, bad), *(line for moment in bad for line in moment.log)])
@@ -28,7 +28,7 @@ def test_every_fault_of_a_loader_process_costs_no_image(tmp_path: Path) -> None:
 
 def server_plan() -> Plan:
     """Every fault of the server in an order of its own, close together, a twentieth of their length."""
-    planned = day.plan(6, "fork", 20.0, groups=("server",), every_s=1.3, images_per_job=40, stretch=0.05)
+    planned = day.plan(6, "fork", 12.0, groups=("server",), every_s=0.8, images_per_job=40, stretch=0.05)
     assert {name for _, name in planned.events} == {n for n, e in EVENTS.items() if e.group == "server"}
     return planned
 

@@ -108,17 +108,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("fault", "context", "ends", "says"),
+    ("fault", "context", "ends"),
     [
-        ("loader-raises", "forkserver", "RuntimeError: planted: the loader raises", ""),
-        ("loader-exits", "fork", "exited unexpectedly", ""),
-        ("feeder-dies", "fork", "timed out after 4", ""),
-        ("feeder-error", "fork", "timed out after 4", "planted: the feeder thread cannot send a batch"),
+        ("loader-raises", "forkserver", "RuntimeError: planted: the loader raises"),
+        ("loader-exits", "fork", "exited unexpectedly"),
     ],
 )
 def test_a_loader_process_fails_when_it_is_told_to(
-    tmp_path: Path, fault: str, context: str, ends: str, says: str
+    tmp_path: Path, fault: str, context: str, ends: str
 ) -> None:
+    """The feeder thread's: tests/worker/test_worker_hang.py, where nothing waits for DataLoader's timeout."""
     program, triggers = tmp_path / "program.py", tmp_path / "triggers"
     program.write_text(ON_DEMAND)
     triggers.mkdir()
@@ -134,7 +133,6 @@ def test_a_loader_process_fails_when_it_is_told_to(
     assert (first, taken) == ("[0]", "taken True")
     assert ended.startswith("ended"), done.stderr
     assert ends in ended
-    assert says in done.stderr
     assert not list(triggers.iterdir())
 
 
