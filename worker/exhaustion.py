@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 from collections import Counter
 from collections.abc import Iterator
 
@@ -92,7 +93,7 @@ class Shortage:
     def error(self) -> ExhaustedError | None:
         """What the worker has run out of; None where it has all that it needs."""
         tries = self._tries.total()
-        return ExhaustedError(f"{self._said} ({tries} in a row)") if tries else None
+        return ExhaustedError(f"{self._said} ({tries} in a row){_advice(self._said)}") if tries else None
 
     def met(self, what: str, doing: str, error: BaseException | str) -> None:
         """While `doing` something there was no `what`, as `exhausted` names it. Logged once for each `what`.
@@ -105,7 +106,7 @@ class Shortage:
         new = what not in self._said
         self._said = f"{what}, when {doing}: {error}"
         if self._tries.total() >= _TRIES:
-            raise ExhaustedError(f"{self._said} ({_TRIES} in a row)")
+            raise ExhaustedError(f"{self._said} ({_TRIES} in a row){_advice(self._said)}")
         if new:
             log.error("%s; the worker ends when that comes %s times in a row", self._said, _TRIES)
         self._reserve.renew()
@@ -117,6 +118,13 @@ class Shortage:
                 log.info("%s: that has gone well again", one)
         if not self._tries:
             self._said = ""
+
+
+def _advice(said: str) -> str:
+    if not said.startswith(errno.errorcode[errno.EMFILE]):
+        return ""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"; the limit is {soft} FDs: LimitNOFILE of systemd, minfds of supervisor, ulimit -n"
 
 
 def _says(text: str, number: int) -> bool:

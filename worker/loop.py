@@ -258,7 +258,7 @@ class Worker:
 
     def _rest(self) -> None:
         self._page.state("idle")
-        if not self._reach.failing:
+        if not self._reach.failing and not self._failed_visits:
             if self._said_idle_at != self._jobs:
                 log.info("the server has no task now, %s jobs done: waiting for the next", self._jobs)
             self._said_idle_at = self._jobs
@@ -348,6 +348,8 @@ class Worker:
             measure=self._budget.bytes is not None,
         )
         tally = visit.run()
+        if tally.failed and tally.exhausted is not None:
+            self._recycler.failed()
         if not self._drain.requested:
             self._watchdog.at(f"caches of job {job.id}", loader.longest_wait_s + self._settings.watchdog_s)
             try:

@@ -214,6 +214,22 @@ def test_memory_of_the_tree_counts_mapped_or_only_held(hoarder: Callable[[str], 
     assert re.match(r"[\d.]+ [MG]iB of at most [\d.]+ [MG]iB of memory: AMI_WORKER_MAX_MEMORY", why), why
 
 
+def test_who_has_failed_for_want_of_fds_and_never_worked_is_not_replaced(room: Callable[[int], None]) -> None:
+    """The next process would want them too, and take tasks each time: a loop that ends with 75 is dark."""
+    recycler = Recycler(settings(AMI_WORKER_MAX_FDS_PERCENT=60))
+    held = [os.dup(0) for _ in range(30)]
+    room(2)
+    recycler.failed()
+    hopeless = recycler.due(0)
+    recycler.worked()
+    why = recycler.due(0)
+    for fd in held:
+        os.close(fd)
+    assert hopeless is None
+    assert why is not None
+    assert "AMI_WORKER_MAX_FDS_PERCENT" in why
+
+
 def test_a_share_of_memory_is_of_what_is_left() -> None:
     left = memory_left()
     assert left is not None

@@ -24,6 +24,7 @@ ALLOWED = {
     "worker/ingest/dataset.py close self.executor.shutdown": "what is under way are downloads with time limits, "
     "and only where there are no loader processes",
     "worker/ingest/dataset.py with tools.decoding": "in a loader process, which is ended when it shows no sign of life",
+    "worker/ingest/download.py _fetch_patiently time.sleep": "a pause of 2 s at most",
     "worker/ingest/loader.py _within_limit next": "in slices of half a second, watched by LoaderWatch",
     "worker/ingest/loader.py next self.wait": "Loader.wait, see _within_limit",
     "worker/ingest/loader_process.py _end_with_parent parent.join": _DAEMON,

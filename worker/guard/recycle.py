@@ -31,6 +31,7 @@ class Recycler:
         self._fds = FdCap(settings.worker_max_fds_percent, family)
         self._memory = MemoryCap(settings, family)
         self._batches = 0
+        self._has_failed = False
         # By setting: passed when this process began.
         self._from_start: set[str] = set()
         for name, figures in self._passed(0):
@@ -61,15 +62,22 @@ class Recycler:
         """A batch was worked on."""
         self._batches += 1
 
+    def failed(self) -> None:
+        """A visit to a job has brought no batch for want of something: the next process would want it too."""
+        self._has_failed = True
+
     def due(self, jobs: int) -> str | None:
         """Which cap is passed, with the figures, in one line; None as long as none is. `jobs`: worked on so far.
 
         Cheap enough to be asked between any two batches and at every poll.
         """
         for name, figures in self._passed(jobs):
-            if self._batches or name not in self._from_start:
+            if self._batches or not (name in self._from_start or self._is_hopeless(name)):
                 return f"{figures}: {name}{self._remark(name)}"
         return None
+
+    def _is_hopeless(self, name: str) -> bool:
+        return self._has_failed and name in (_FDS, _MEMORY)
 
     def _remark(self, name: str) -> str:
         early = self._batches == 1 and name in (_FDS, _MEMORY)
