@@ -255,8 +255,8 @@ class WorkerSettings(BaseModel):
     worker_watchdog_s: float = _setting(
         0.0,
         "Longest time that the worker may be at one thing (a batch, a model, a call) without getting on, in "
-        "seconds; then it says where it hangs and ends with code 70. 0 means four times AMI_VISIBILITY_TIMEOUT_S, "
-        "and at least 120.",
+        "seconds; then it says where it hangs and ends with code 70. 0 means four times AMI_VISIBILITY_TIMEOUT_S "
+        "(without one, twice AMI_IMAGE_TIMEOUT_S), and at least 120.",
         "a number ≥ 0",
         ge=0.0,
     )
@@ -415,7 +415,10 @@ class WorkerSettings(BaseModel):
     @property
     def watchdog_s(self) -> float:
         """The effective limit of the watchdog, in seconds."""
-        return self.worker_watchdog_s or max(4 * self.visibility_timeout_s, 120.0)
+        if self.worker_watchdog_s:
+            return self.worker_watchdog_s
+        # Without a visibility time it is an image's own limit that the longest wait for one follows.
+        return max(4 * self.visibility_timeout_s or 2 * self.image_timeout_s, 120.0)
 
     @property
     def pipeline_slugs(self) -> tuple[str, ...]:

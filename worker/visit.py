@@ -135,8 +135,7 @@ class Visit:
             self._loader.ask()
             longest = self._loader.longest_wait_s + self._watchdog.limit_s
             self._watchdog.at(f"waiting for images of job {self._job_id}", longest)
-            with self._drain.interruptible():
-                return self._loader.wait()
+            return self._loader.wait(self._drain.interruptible())
         except StopWaiting:
             return None
         finally:

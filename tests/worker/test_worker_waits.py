@@ -33,7 +33,6 @@ ALLOWED = {
     "worker/instances.py listen os.read": _DAEMON,
     "worker/loop.py _rest self._drain.sleep": "Drain.sleep: a signal ends it, and the length is a setting",
     "worker/metrics_server.py _first_line self.request.recv": "the socket has a limit, set in the line before",
-    "worker/visit.py _next self._loader.wait": "Loader.wait, see _within_limit",
     "worker/visit.py _pause self._drain.sleep": "Drain.sleep: some seconds",
 } | dict.fromkeys(
     (

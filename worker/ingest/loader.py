@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -186,14 +187,16 @@ class Loader:
                 # DataLoader itself asks only once for each batch that has come.
                 iterator._try_put_index()
 
-    def wait(self) -> Batch | None:
+    def wait(self, interruptible: AbstractContextManager[object] | None = None) -> Batch | None:
         """Wait for the next batch that was asked for; None when none was.
+
+        `interruptible`: a context in which a signal may end the wait; the end of a loader that failed is not in it.
 
         Raises:
             LoaderError: a loader process died, no batch came in time, or one could not be received.
         """
         try:
-            with child_deaths.reported(), self._watch.waiting():
+            with child_deaths.reported(), self._watch.waiting(), interruptible or nullcontext():
                 _check_alive(self._iterator)
                 if self.processes and not _is_in_flight(self._iterator):
                     # DataLoader would end processes that are not to stay, and wait for them without a limit.
