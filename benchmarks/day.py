@@ -141,8 +141,10 @@ def conclusion(days: Sequence[Day], *, whole: bool) -> list[str]:
             lines += [f"{said}failed:"]
             lines += [f"{day.plan.context}: {line}" for line in (*problems, *day.unexplained)]
         elif whole:
-            rules = f" but {day.explained}, by the queue's own rules" if day.explained else ""
-            lines.append(f"{said}every image answered{rules}, nothing lost, nothing left behind")
+            became = "every image answered"
+            if day.explained:
+                became = f"{day.explained} lost by the queue's own rules, every other image answered"
+            lines.append(f"{said}{became}, nothing left behind")
         else:
             lines.append(f"{said}nothing lost so far, {day.total.open} still open")
     return lines

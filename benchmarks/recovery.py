@@ -162,18 +162,15 @@ class Rounds:
         made = [(cell, m) for (_, cell), moments in self.done.items() for m in moments]
         struck = sum(moment.struck for _, moment in made)
         bad = [f"{m.fault}, {cell.words}: {m.words}" for cell, m in made if not m.good] + self.ended_early
-        missed = len(made) - struck
-        said = f"{_counted(struck, 'strike')}: " + (
-            f"{_counted(len(bad), 'failure')}:"
-            if bad
-            else "every image answered once"
-            if made
-            else "nothing tried"
-        )
-        if missed:
-            said += f" ({_counted(missed, 'moment')} did not come)"
+        notes = []
+        if len(made) > struck:
+            notes.append(f"{_counted(len(made) - struck, 'moment')} did not come")
         if len(made) < self._planned:
-            said += f" ({self._planned - len(made)} of {self._planned} not tried)"
+            notes.append(f"{self._planned - len(made)} of {self._planned} not tried")
+        fine = "every image answered once" if made else "nothing tried"
+        noted = f" ({', '.join(notes)})" if notes else ""
+        said = f"{_counted(struck, 'strike')}{noted}: "
+        said += f"{_counted(len(bad), 'failure')}:" if bad else fine
         return [said, *bad]
 
     def as_json(self) -> list[dict[str, object]]:

@@ -119,7 +119,7 @@ def test_ctrl_c_shows_what_there_is_and_leaves_nothing_behind(
     assert interrupted == "interrupted by SIGINT; what there is so far:"
     if head:
         assert out.startswith(head)
-        assert "nothing tried (2 of 2 not tried)" in out
+        assert "0 strikes (2 of 2 not tried): nothing tried" in out
         assert rest == []
     else:
         (day,) = json.loads(out)
