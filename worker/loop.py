@@ -21,7 +21,7 @@ from worker.antenna.schemas import AntennaError, BadAnswerError, Job, Unauthoriz
 from worker.antenna.spool import Spool
 from worker.cache_report import CacheReport
 from worker.draining import Drain, StopWaiting
-from worker.exhaustion import ExhaustedError, Shortage, behind
+from worker.exhaustion import ExhaustedError, behind
 from worker.guard.budget import Budget
 from worker.guard.fd_reserve import FdReserve
 from worker.guard.footprint import Footprint
@@ -39,7 +39,8 @@ from worker.ingest.source import JobSource
 from worker.ingest.staging import Stager, StagingError
 from worker.pipelines import Pipeline
 from worker.pipelines.passes import PassSizes
-from worker.reach import Reach, UnreachableError
+from worker.reach import UnreachableError
+from worker.setbacks import RESULTS_NOT_TAKEN, Setbacks
 from worker.settings import Problem, SettingsError, WorkerSettings, allowed, env_name, fields
 from worker.visit import Tally, Visit
 
@@ -47,9 +48,6 @@ log = logging.getLogger(__name__)
 
 # Their files may have to come over a network first.
 MODELS_LIMIT_S = 600.0
-_FAILED_VISITS = 5
-_NOT_TAKEN = "the server does not take results"
-_ASKING, _TAKING, _LOADING = "asking for jobs", "taking tasks", "loading images"
 
 
 class Worker:
@@ -95,12 +93,8 @@ class Worker:
         self._caches = CacheReport(page, drains=settings.cache_drain)
         # Of many jobs; None where each job has its own.
         self._loader = self._new_loader() if serves_many_jobs(settings) else None
-        self._failed_visits = 0
-        self._reach = Reach(settings.antenna_unreachable_limit_s)
-        # A server may answer polls and hand out no task.
-        self._takes = Reach(settings.antenna_unreachable_limit_s, "no more tasks could be taken", "visits")
         self._reserve = FdReserve()
-        self._shortage = Shortage(self._reserve)
+        self._setbacks = Setbacks(settings, page, self._reserve)
         self._recycler = Recycler(settings)
         log.info("a new process takes over at: %s", self._recycler.why)
         self._recycle: str | None = None
@@ -140,10 +134,8 @@ class Worker:
                 polls += 1
                 if not worked and polls != max_polls and not self._recycle_due():
                     self._rest()
-            if self._reach.failing and not self._ending:
-                raise self._reach.unreachable()
-            if self._shortage.error is not None and not self._ending:
-                raise self._shortage.error
+            if not self._ending:
+                self._setbacks.raise_last()
         except AntennaError as e:
             missing = behind(e)
             if missing is not None:
@@ -194,7 +186,7 @@ class Worker:
                 taken = self._poster.taken
                 self._at_posting()
             if self._poster.failing:
-                self._page.health(False, _NOT_TAKEN)
+                self._page.health(False, RESULTS_NOT_TAKEN)
 
         look()
         self._poster.drain(hurried=hurried, look=look)
@@ -223,20 +215,11 @@ class Worker:
         except StopWaiting:
             return False
         except (UnavailableError, BadAnswerError) as e:
-            self._page.health(False, f"no usable answer to a poll: {e}")
             self._say(f"no usable answer to a poll: {e}")
-            missing = behind(e)
-            if missing is not None:
-                self._shortage.met(missing, _ASKING, e)
-            else:
-                self._reach.failed(e)
+            self._setbacks.poll_failed(e)
             return False
-        self._reach.answered()
-        self._shortage.over(_ASKING)
-        if not jobs:
-            self._takes.forget()
-            self._shortage.over(_TAKING)
-        self._look_at_health()
+        self._setbacks.poll_answered(jobs=bool(jobs))
+        self._setbacks.show(results_not_taken=self._poster.failing)
         worked = False
         for job in jobs:
             if self._ending:
@@ -244,27 +227,14 @@ class Worker:
             worked |= self._visit(job)
         return worked
 
-    def _look_at_health(self) -> None:
-        if self._failed_visits:
-            self._page.health(
-                False, f"no loader has brought a batch in the last {self._failed_visits} visits to jobs"
-            )
-        elif self._poster.failing:
-            self._page.health(False, _NOT_TAKEN)
-        elif self._takes.failing:
-            self._page.health(False, "the server hands out no tasks")
-        else:
-            self._page.health(True)
-
     def _rest(self) -> None:
         self._page.state("idle")
-        if not self._reach.failing and not self._failed_visits:
+        if self._setbacks.at_work:
             if self._said_idle_at != self._jobs:
                 log.info("the server has no task now, %s jobs done: waiting for the next", self._jobs)
             self._said_idle_at = self._jobs
             self._say(f"waiting for jobs; {self._jobs} done")
-        wanted = self._settings.antenna_idle_sleep_seconds
-        seconds = max(self._reach.pause(wanted), self._takes.pause(wanted))
+        seconds = self._setbacks.pause(self._settings.antenna_idle_sleep_seconds)
         self._watchdog.at("resting", seconds + self._settings.watchdog_s)
         self._drain.sleep(seconds)
 
@@ -287,22 +257,10 @@ class Worker:
         else:
             tally = Tally()
         self._finish(job, source, tally, time.monotonic() - started)
-        self._count_failed(tally)
+        self._setbacks.visited(tally)
         if tally.batches:
             log.info("job %s: the next will be loaded in %s", job.id, tuner.why())
         return source.reserved > 0 and not tally.failed and source.error is None
-
-    def _count_failed(self, tally: Tally) -> None:
-        """A loader that can never do its work would reserve the queue's tasks, again and again, until they are lost."""
-        if tally.batches:
-            self._failed_visits = 0
-            self._shortage.over(_ASKING, _LOADING)
-        elif tally.failed:
-            self._failed_visits += 1
-            if tally.exhausted is not None:
-                self._shortage.met(tally.exhausted, _LOADING, "no loader has brought a batch")
-        if self._failed_visits >= _FAILED_VISITS:
-            raise LoaderError(f"no loader has brought a batch in {_FAILED_VISITS} visits to jobs in a row")
 
     @staticmethod
     def _looked(source: JobSource) -> bool:
@@ -431,20 +389,13 @@ class Worker:
             used = self._footprint.after_job()
             log.info("job %s: %s", job.id, used.line, extra={"job": {"id": job.id}, "uses": used.fields})
         self._recycle_due()
-        self._count_taken(source)
+        self._look_at_tasks(source)
 
-    def _count_taken(self, source: JobSource) -> None:
-        """Whether the server hands out tasks. It may answer polls all the while that it does not."""
+    def _look_at_tasks(self, source: JobSource) -> None:
         if source.reserved or (source.error is None and not self._takes_no_more()):
-            self._takes.answered()
-            self._shortage.over(_TAKING)
-        if source.error is None:
-            return
-        missing = behind(source.error)
-        if missing is not None:
-            self._shortage.met(missing, _TAKING, source.error)
-        else:
-            self._takes.failed(source.error)
+            self._setbacks.tasks_taken()
+        if source.error is not None:
+            self._setbacks.tasks_refused(source.error)
 
 
 def _as_fields(job: Job, tally: Tally, seconds: float) -> dict[str, object]:

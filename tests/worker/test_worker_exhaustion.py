@@ -195,7 +195,9 @@ def test_three_in_a_row_end_the_worker_and_are_said_once(
     shortage.met(EMFILE, "loading images", "two")
     assert [r.levelname for r in caplog.records] == ["ERROR"]
     assert "EMFILE: Too many open files, when asking for jobs: one" in caplog.text
-    with pytest.raises(ExhaustedError, match=r"^EMFILE: .*, when loading images: three \(3 in a row\); the limit is \d+ FDs"):
+    with pytest.raises(
+        ExhaustedError, match=r"when loading images: three \(3 in a row\); the limit is \d+ FDs"
+    ):
         shortage.met(EMFILE, "loading images", "three")
     assert shortage._reserve.held == 0
 
