@@ -21,6 +21,7 @@ from worker.answers import answer, detect
 from worker.antenna.client import AntennaClient
 from worker.antenna.schemas import Task
 from worker.draining import Drain
+from worker.guard.watchdog import Watchdog
 from worker.ingest.batch import Batch, LoaderReport
 from worker.loop import Worker
 from worker.pipelines import Detection, Pipeline, load_pipeline
@@ -332,6 +333,7 @@ def test_a_worker_ends_with_one_line_and_leaves_the_tasks_to_the_server(
         slugs=["moth_binary"],
         load=load,
         device=CPU,
+        watchdog=Watchdog(),
     )
     with caplog.at_level(logging.ERROR):
         assert _ended(lambda: at_work.run(1), settings) == code

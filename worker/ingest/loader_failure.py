@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -11,6 +12,8 @@ from worker.exhaustion import exhausted
 from worker.ingest import beat
 from worker.ingest.beat import Beats
 from worker.ingest.loader_watch import Trouble
+
+_LAST_WORDS_S, _LOOK_EVERY_S = 1.0, 0.02
 
 TIMED_OUT = "DataLoader timed out"
 # torch's ExceptionWrapper says so of what a loader process raised.
@@ -35,6 +38,12 @@ def explain(iterator: Any, beats: Beats | None, trouble: Trouble | None, error: 
     if trouble is not None and not trouble.died:
         return LoaderError(trouble.text, trouble.suspect)
     said = _last_words(iterator, beats)
+    if isinstance(error, EOFError | ConnectionError):
+        # The connection to a process that ends is gone a moment before it has said why.
+        until = time.monotonic() + _LAST_WORDS_S
+        while not said and not dead_of(iterator) and time.monotonic() < until:
+            time.sleep(_LOOK_EVERY_S)
+            said = _last_words(iterator, beats)
     text = said or f"{type(error).__name__}: {first_line(error)}"
     ours = exhausted(RuntimeError(said)) if said else exhausted(error)
     if ours is not None:
