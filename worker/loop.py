@@ -102,7 +102,10 @@ class Worker:
         self._said_idle_at = -1
         self._footprint = Footprint()
         spool = Spool.of(settings)
-        log.info("%s", spool.why)
+        is_missed = settings.worker_spool_dir and spool.directory is None
+        log.log(
+            logging.WARNING if is_missed else logging.INFO, "%s (%s)", spool.why, env_name("worker_spool_dir")
+        )
         self.spool_directory = spool.directory
         self._poster = ResultPoster(
             client,
