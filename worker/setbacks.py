@@ -82,7 +82,8 @@ class Setbacks:
 
     def pause(self, wanted_s: float) -> float:
         """Seconds until the next poll, of which `wanted_s` are wanted anyhow."""
-        return max(self._polls.pause(wanted_s), self._takes.pause(wanted_s))
+        failing = self._polls if self._polls.failing else self._takes
+        return failing.pause(wanted_s)
 
     def raise_last(self) -> None:
         """Raise what has gone wrong last and is not over: for a worker that makes no further poll."""
