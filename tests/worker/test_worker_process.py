@@ -48,6 +48,8 @@ def test_an_unreachable_server_ends_with_69_and_one_line(start: Start) -> None:
             "run",
             AMI_ANTENNA_API_BASE_URL=f"http://127.0.0.1:{port}/api/v2",
             AMI_ANTENNA_UNREACHABLE_LIMIT_S="0.5",
+            # The limit is not waited past, however seldom the worker polls.
+            AMI_ANTENNA_IDLE_SLEEP_SECONDS="600",
         )
         code, _, err = ended(process)
     assert code == 69
