@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amidiag.target.status_page import COUNTERS, STATES, StatusPage
+from worker.guard.fd_cap import own_limit
 from worker.guard.use import Use, use_of
 from worker.metrics_server import Answer, MetricsServer
 from worker.settings import Problem, SettingsError, WorkerSettings, env_name
@@ -147,10 +147,8 @@ class Exposition:
         if now - self._looked >= _LOOK_EVERY_S:
             self._use, self._looked = use_of(os.getpid()), now
         use = self._use
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        limit = None if soft == resource.RLIM_INFINITY else soft
         yield _gauge("fds_open", "Open FDs of the worker.", use.fds)
-        yield _gauge("fds_limit", "At so many it meets EMFILE.", limit)
+        yield _gauge("fds_limit", "At so many it meets EMFILE.", own_limit())
         by_type = GaugeMetricFamily("ami_worker_fds", "Open FDs of the worker by type.", labels=["type"])
         for kind, number in use.by_type.items():
             by_type.add_metric([kind], number)

@@ -99,7 +99,7 @@ def test_at_emfile_it_says_what_can_be_said() -> None:
         "try:\n"
         "    while True: os.dup(0)\n"
         "except OSError: pass\n"
-        "print(footprint.line())"
+        "print(footprint.after_job().line)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.startswith("FDs 64 +"), out

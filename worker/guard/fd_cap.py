@@ -21,7 +21,7 @@ class FdCap:
     @property
     def why(self) -> str:
         """The cap in words; empty where there is none."""
-        return f"{self._percent:g} % of an FD limit ({_own_limit() or 'none'})" if self._percent else ""
+        return f"{self._percent:g} % of an FD limit ({own_limit() or 'none'})" if self._percent else ""
 
     def passed(self) -> str | None:
         """`103 of 128 FDs (80 %)`, with the process where it is not this one; None where none is there.
@@ -31,7 +31,7 @@ class FdCap:
         """
         if not self._percent:
             return None
-        own = self._beyond(os.getpid(), _own_limit())
+        own = self._beyond(os.getpid(), own_limit())
         if own is not None:
             return own
         for member in self._family.members():
@@ -52,6 +52,7 @@ class FdCap:
         return f"{fds} of {limit} FDs ({100 * fds / limit:.0f} %, at most {self._percent:g} %)"
 
 
-def _own_limit() -> int | None:
+def own_limit() -> int | None:
+    """At how many FDs this process meets EMFILE; None for no limit."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return None if soft == resource.RLIM_INFINITY else soft

@@ -45,10 +45,6 @@ class Footprint:
         self._before = use
         return step
 
-    def line(self) -> str:
-        """As `after_job`, the text alone."""
-        return self.after_job().line
-
     def _line(self, now: Use) -> str:
         before = self._before
         memory, was = now.memory, before.memory

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amidiag.procfs.errors import CannotObserve, ProcessGone
-from amidiag.procfs.fds import scan
-from amidiag.procfs.identity import identify
-from amidiag.procfs.memory import read_status
-from amidiag.procfs.shm import Holding, read_holding, total, unite
-from amidiag.procfs.tree import read_tree
+from amidiag.procfs.errors import CannotObserve
+from worker.guard.use import whole_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +36,8 @@ def tree_usage(pid: int) -> Usage:
     Raises:
         CannotObserve: `pid` has ended, or this is no Linux.
     """
-    anonymous = 0
-    holdings: list[Holding] = []
-    for stat in read_tree(identify(pid)):
-        if stat.ended:
-            continue
-        try:
-            anonymous += read_status(stat.pid, stat.name).memory.anonymous or 0
-            holdings.append(read_holding(scan(stat.pid, stat.name, ends=False), stat.name))
-        except ProcessGone:
-            continue  # It ended meanwhile, and uses nothing any more.
-    return Usage(anonymous, total(unite(holdings).values())[0])
+    use = whole_use(pid)
+    return Usage(use.private or 0, use.held or 0)
 
 
 def own_usage(pid: int) -> Usage | None:

@@ -11,7 +11,6 @@ from amidiag.procfs.errors import CannotObserve, ProcessGone
 from amidiag.procfs.fds import count, scan, size_is_count
 from amidiag.procfs.identity import identify
 from amidiag.procfs.memory import read_status
-from amidiag.procfs.processes import ProcStat
 from amidiag.procfs.shm import read_holding, total, unite
 from amidiag.procfs.tree import read_tree
 
@@ -48,14 +47,18 @@ def use_of(pid: int) -> Use:
     """
     try:
         size_is_count()  # Remembered: at EMFILE it could not be found out any more.
-        stats = [stat for stat in read_tree(identify(pid)) if not stat.ended]
-        return _whole(stats)
+        return whole_use(pid)
     except CannotObserve:
         return _in_part(pid)
 
 
-def _whole(stats: list[ProcStat]) -> Use:
-    root = stats[0]
+def whole_use(pid: int) -> Use:
+    """As `use_of`, all of it.
+
+    Raises:
+        CannotObserve: `pid` has ended, some of it cannot be read, or this is no Linux.
+    """
+    root, *below = read_tree(identify(pid))
     own_fds = scan(root.pid, root.name, ends=False)
     by_type = dict(own_fds.by_type)
     if root.pid == os.getpid():
@@ -64,7 +67,9 @@ def _whole(stats: list[ProcStat]) -> Use:
     own = read_status(root.pid, root.name).memory
     holdings = [read_holding(own_fds, root.name)]
     private, child_fds, children = own.anonymous or 0, 0, 0
-    for stat in stats[1:]:
+    for stat in below:
+        if stat.ended:
+            continue
         try:
             fds = scan(stat.pid, stat.name, ends=False)
             private += read_status(stat.pid, stat.name).memory.anonymous or 0
