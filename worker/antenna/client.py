@@ -44,6 +44,7 @@ SHORTEST_LIMIT_S = 5.0
 LONGEST_BODY = 64 * 1024**2
 
 _PIECE = 64 * 1024
+_NO_JSON = object()
 
 
 def call_limit_s(visibility_s: float) -> float:
@@ -217,7 +218,8 @@ class AntennaClient:
             if response.ok:
                 raise CutAnswerError(f"{call}: {_why(e, limit_s)}") from e
             body = b""
-        if status in NOT_BY_PROXIES and not _is_of_the_api(body):
+        said_in_json = _parsed(body)
+        if status in NOT_BY_PROXIES and body and said_in_json is _NO_JSON:
             raise ForeignAnswerError(f"{said}, and no answer of the API", status=status)
         if status in (401, 403):
             raise UnauthorizedError(said)
@@ -225,17 +227,16 @@ class AntennaClient:
             asked = retry_after_s(response.headers)
             raise UnavailableError(said, retry_after_s=asked, status=status, sent=True)
         if status in CONTENT:
-            raise RefusedContentError(f"{said} {_detail(body)}".rstrip())
+            raise RefusedContentError(f"{said} {_detail(said_in_json)}".rstrip())
         if 300 <= status < 400:
             raise ForeignAnswerError(said)
         if not 200 <= status < 300:
-            raise BadAnswerError(f"{said} {_detail(body)}".rstrip())
+            raise BadAnswerError(f"{said} {_detail(said_in_json)}".rstrip())
         if not body:
             return None
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as e:
-            raise ForeignAnswerError(f"{call}: the answer is not JSON") from e
+        if said_in_json is _NO_JSON:
+            raise ForeignAnswerError(f"{call}: the answer is not JSON")
+        return said_in_json
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -257,14 +258,12 @@ def _body(response: requests.Response, call: str) -> bytes:
     return bytes(body)
 
 
-def _is_of_the_api(body: bytes) -> bool:
-    if not body:
-        return True
+def _parsed(body: bytes) -> Any:
+    """What a body says; `_NO_JSON` where it is none."""
     try:
-        json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        return False
-    return True
+        return _NO_JSON
 
 
 def _hung_up(error: OSError) -> bool:
@@ -275,10 +274,6 @@ def _why(error: OSError, limit_s: float) -> str:
     return f"no whole answer within {limit_s:g} s" if is_over() else cause(error)
 
 
-def _detail(body: bytes) -> str:
+def _detail(said: Any) -> str:
     """What Django REST says of a refused request, shortened; empty where it says nothing of the kind."""
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
     return f"({said['detail']!s:.200})" if isinstance(said, Mapping) and "detail" in said else ""
