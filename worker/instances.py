@@ -5,7 +5,6 @@ Importing this module does not import torch, and the parent never does.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from worker import exit_codes
 from worker.draining import SIGNALS, Drain
 from worker.guard.budget import Left, memory_left
+from worker.ingest.parent_death import die_with_parent
 from worker.settings import WorkerSettings, env_name
 from worker.systemd import Notifier
 
@@ -37,7 +37,6 @@ _LOOK_EVERY_S = 1.0
 _MARGIN_S = 60.0
 _SHORT_LIFE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 def gpus(
@@ -295,10 +294,9 @@ def _dies_with(parent: int, mask: set[signal.Signals]) -> Callable[[], None]:
     Killed, and not told to drain: whoever kills the parent wants the memory back, and a supervisor starts a new one
     at once. Loader processes notice by themselves.
     """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() != parent:
             os._exit(exit_codes.INTERNAL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -31,14 +31,13 @@ class Recycler:
         self._fds = FdCap(settings.worker_max_fds_percent, family)
         self._memory = MemoryCap(settings, family)
         self._batches = 0
-        self._has_failed = False
-        # By setting: passed when this process began.
-        self._from_start: set[str] = set()
+        # Settings: what they cap the next process would pass as well, before there was any work.
+        self._not_before_work: set[str] = set()
         for name, figures in self._passed(0):
             if name not in (_FDS, _MEMORY):
                 # The next process begins anew with these; a small age may have passed by now on a busy machine.
                 continue
-            self._from_start.add(name)
+            self._not_before_work.add(name)
             log.warning(
                 "%s is passed before any work is done: %s; each process will be replaced after its first batch",
                 name,
@@ -64,7 +63,7 @@ class Recycler:
 
     def failed(self) -> None:
         """A visit to a job has brought no batch for want of something: the next process would want it too."""
-        self._has_failed = True
+        self._not_before_work |= {_FDS, _MEMORY}
 
     def due(self, jobs: int) -> str | None:
         """Which cap is passed, with the figures, in one line; None as long as none is. `jobs`: worked on so far.
@@ -72,12 +71,9 @@ class Recycler:
         Cheap enough to be asked between any two batches and at every poll.
         """
         for name, figures in self._passed(jobs):
-            if self._batches or not (name in self._from_start or self._is_hopeless(name)):
+            if self._batches or name not in self._not_before_work:
                 return f"{figures}: {name}{self._remark(name)}"
         return None
-
-    def _is_hopeless(self, name: str) -> bool:
-        return self._has_failed and name in (_FDS, _MEMORY)
 
     def _remark(self, name: str) -> str:
         early = self._batches == 1 and name in (_FDS, _MEMORY)
