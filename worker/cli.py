@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -17,7 +16,6 @@ import typer
 
 from worker import exit_codes, logs
 from worker.cpu import wait_passively
-from worker.draining import SIGNALS, end_at_once
 
 if TYPE_CHECKING:
     from amidiag.model import SettingsData, TuneData
@@ -72,6 +70,10 @@ def run_command(
     workers (AMI_INSTANCES) the highest counts.
     """
     _log_to_stderr(log_level)
+    from importlib import metadata
+
+    from worker.draining import SIGNALS, end_at_once
+
     for number in SIGNALS:
         signal.signal(number, end_at_once)
     loaded = _read_or_exit(env_file)
